@@ -5,5 +5,6 @@
 //! Linkerd's protocols are not repeated here: see the crate `linkerd2-proxy-api`.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod model;
 pub mod proto;
