@@ -72,7 +72,7 @@ pub struct SkipNet {
     addr: Addr,
 }
 
-const _: () = assert!(size_of::<SkipNet>() == 32 && align_of::<SkipNet>() == 1);
+const _: () = assert!(size_of::<SkipNet>() == 32 && align_of::<SkipNet>() == 4);
 
 impl SkipNet {
     /// Length of a prefix that names one address.
