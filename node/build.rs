@@ -3,7 +3,10 @@
 
 use std::{env, fs, io, path::Path};
 
-#[expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts by environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo speaks to build scripts by environment"
+)]
 fn main() -> io::Result<()> {
     let variable = |name| env::var(name).map_err(io::Error::other);
     let manifest = variable("CARGO_MANIFEST_DIR")?;
@@ -15,7 +18,9 @@ fn main() -> io::Result<()> {
         Ok(bytes) => fs::write(placed, bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             match variable("PROFILE")?.as_str() {
-                "release" => println!("cargo::warning=no eBPF object: run `cargo xtask build-ebpf`"),
+                "release" => {
+                    println!("cargo::warning=no eBPF object: run `cargo xtask build-ebpf`")
+                }
                 _ => {}
             }
             fs::write(placed, [])

@@ -113,6 +113,33 @@ pub struct GuardRecord {
 
 const _: () = assert!(size_of::<GuardRecord>() == 80 && align_of::<GuardRecord>() == 8);
 
+impl GuardRecord {
+    /// Reads a record as it lies in the ring buffer; none when there are too few bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+            let (first, rest) = bytes.split_first_chunk()?;
+            *bytes = rest;
+            Some(*first)
+        }
+        let mut rest = bytes;
+        let rest = &mut rest;
+        Some(Self {
+            cookie: u64::from_ne_bytes(take(rest)?),
+            sender_cookie: u64::from_ne_bytes(take(rest)?),
+            time_ns: u64::from_ne_bytes(take(rest)?),
+            reason: u32::from_ne_bytes(take(rest)?),
+            audit: u32::from_ne_bytes(take(rest)?),
+            slot: u32::from_ne_bytes(take(rest)?),
+            ifindex: u32::from_ne_bytes(take(rest)?),
+            source: Addr::from_bytes(take(rest)?),
+            destination: Addr::from_bytes(take(rest)?),
+            source_port: take(rest)?,
+            destination_port: take(rest)?,
+            pad: take(rest)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

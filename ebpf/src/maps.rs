@@ -3,8 +3,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_sock},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockMap},
+    bindings::{
+        bpf_map_type::{BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_SOCKMAP},
+        bpf_sock,
+    },
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     helpers::{bpf_map_lookup_elem, bpf_sk_storage_get},
     macros::btf_map,
     maps::lpm_trie::Key,
@@ -25,7 +28,7 @@ const LPM_FLAGS: usize = 0x1;
 #[btf_map]
 pub(crate) static PODS: HashMap<u64, PodEntry, PODS_SIZE> = HashMap::new();
 #[btf_map]
-pub(crate) static LISTENERS: SockMap<{ PODS_SIZE * 4 }> = SockMap::new();
+static LISTENERS: Sockets = Sockets::new();
 #[btf_map]
 pub(crate) static LENT: Lent = Lent::new();
 #[btf_map]
@@ -43,20 +46,25 @@ pub(crate) static GUARD_SEEN: LruHashMap<u64, u64, PODS_SIZE> = LruHashMap::new(
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
 
-/// Socket storage. aya-ebpf's own type cannot be given `BPF_F_CLONE`.
+/// The definition of a map as BTF has it, for maps that aya-ebpf's own types cannot describe.
 #[repr(C)]
-pub(crate) struct Lent {
-    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
-    key: *const i32,
-    value: *const u32,
-    max_entries: *const [i32; 0],
-    map_flags: *const [i32; LENT_FLAGS],
+pub(crate) struct Definition<K, V, const TYPE: usize, const SIZE: usize, const FLAGS: usize> {
+    r#type: *const [i32; TYPE],
+    key: *const K,
+    value: *const V,
+    max_entries: *const [i32; SIZE],
+    map_flags: *const [i32; FLAGS],
 }
 
 // SAFETY: the pointers are never followed; the loader replaces the static by the map.
-unsafe impl Sync for Lent {}
+unsafe impl<K, V, const TYPE: usize, const SIZE: usize, const FLAGS: usize> Sync
+    for Definition<K, V, TYPE, SIZE, FLAGS>
+{
+}
 
-impl Lent {
+impl<K, V, const TYPE: usize, const SIZE: usize, const FLAGS: usize>
+    Definition<K, V, TYPE, SIZE, FLAGS>
+{
     const fn new() -> Self {
         use core::ptr::null;
         Self {
@@ -68,15 +76,28 @@ impl Lent {
         }
     }
 
+    fn map(&self) -> *mut c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}
+
+/// Sockets by index. The value is eight bytes long, so that user space can read back the cookie of
+/// the socket that is there.
+pub(crate) type Sockets =
+    Definition<u32, u64, { BPF_MAP_TYPE_SOCKMAP as usize }, { PODS_SIZE * 4 }, 0>;
+
+/// Storage beside sockets; aya-ebpf's own type cannot be given `BPF_F_CLONE`.
+pub(crate) type Lent = Definition<i32, u32, { BPF_MAP_TYPE_SK_STORAGE as usize }, 0, LENT_FLAGS>;
+
+impl Lent {
     /// Whether weft-node lent the socket.
     ///
     /// # Safety
-    /// `sk` is a socket that the verifier knows, or null.
+    /// `sk` is a socket that the verifier knows, not null.
     #[inline(always)]
     pub(crate) unsafe fn contains(&self, sk: *mut bpf_sock) -> bool {
-        let map = core::ptr::from_ref(self).cast_mut().cast();
         // SAFETY: the map is ours, the socket is the caller's promise, and nothing is created.
-        let value = unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0) };
+        let value = unsafe { bpf_sk_storage_get(self.map(), sk.cast(), core::ptr::null_mut(), 0) };
         !value.is_null()
     }
 }
@@ -97,9 +118,8 @@ pub(crate) fn pod(cookie: u64) -> Option<PodEntry> {
 /// The listener at the index; release it with `bpf_sk_release`.
 #[inline(always)]
 pub(crate) fn listener(index: u32) -> Option<*mut c_void> {
-    let map = core::ptr::from_ref(&LISTENERS).cast_mut().cast();
     // SAFETY: the map is ours and its key is a u32.
-    let sk = unsafe { bpf_map_lookup_elem(map, core::ptr::from_ref(&index).cast()) };
+    let sk = unsafe { bpf_map_lookup_elem(LISTENERS.map(), core::ptr::from_ref(&index).cast()) };
     (!sk.is_null()).then_some(sk)
 }
 

@@ -9,6 +9,7 @@
 mod config;
 mod error;
 mod events;
+mod links;
 mod loader;
 mod maps;
 mod mount;
@@ -22,6 +23,7 @@ pub use config::{Guard, KernelConfig, ListenerSlot, PodKernel, Skips};
 pub use error::KernelError;
 pub use events::{Events, GuardEvent};
 pub use loader::{Kernel, cleanup};
+pub use mount::cgroup2_mount;
 pub use pods::KnownPod;
 pub use verify::{Expected, Fault};
-pub use weft_common::{Reason, Settings};
+pub use weft_common::{MAX_PODS, Reason, Settings};

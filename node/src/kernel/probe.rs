@@ -25,7 +25,6 @@ pub struct Check {
 }
 
 /// Looks at everything that the kernel side needs.
-pub fn preflight(_config: &KernelConfig) -> Vec<Check> { unimplemented!() }
-
-/// Finds where cgroup v2 is mounted.
-pub fn cgroup2_mount() -> Option<std::path::PathBuf> { unimplemented!() }
+pub fn preflight(_config: &KernelConfig) -> Vec<Check> {
+    unimplemented!()
+}
