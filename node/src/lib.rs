@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Weft's privileged node daemon.
+
+pub mod kernel;
