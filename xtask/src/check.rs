@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("weft-common", &["tokio", "weft-api", "weft-runtime"]),
 ];
 /// What nobody may reach: TLS is rustls, once.
-const FORBIDDEN: &[&str] = &["openssl", "native-tls", "ring"];
+const FORBIDDEN: &[&str] = &["openssl", "native-tls"];
 /// Lines of a file without its tests.
 const FILE_LIMIT: usize = 600;
 const DOCUMENTS: &[&str] = &[
