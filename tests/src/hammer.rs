@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{eventually::eventually, pod::Pod, process::Process, world};
 
+/// What errors of connections that were not had begin with.
+pub const CONNECT: &str = "no connection";
+
 /// What the askers saw so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -19,6 +22,8 @@ pub struct Report {
     pub attempts: u64,
     /// Those that failed.
     pub failed: u64,
+    /// Those of them that got no connection.
+    pub refused: u64,
     /// What went wrong, the first few times.
     pub errors: Vec<String>,
     /// Longest time that one took, in milliseconds.
@@ -35,6 +40,7 @@ impl Report {
         self.longest_ms = self.longest_ms.max(took);
         if let Err(error) = answer {
             self.failed += 1;
+            self.refused += u64::from(format!("{error:#}").starts_with(CONNECT));
             if self.errors.len() < 10 {
                 self.errors.push(format!("{error:#} after {took} ms"));
             }
@@ -132,7 +138,7 @@ impl Speaker {
     /// # Errors
     /// When the server does not answer in time.
     pub fn connect(address: SocketAddr, limit: Duration) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, limit).context("connect")?;
+        let stream = TcpStream::connect_timeout(&address, limit).context(CONNECT)?;
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
         stream.set_nodelay(true)?;

@@ -17,7 +17,7 @@ pub mod ca;
 pub mod capture;
 pub mod cgroup;
 pub mod cni;
-// pub mod demo;
+pub mod demo;
 pub mod eventually;
 pub mod hammer;
 pub mod http;

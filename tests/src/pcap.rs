@@ -25,6 +25,8 @@ pub struct Stream {
     pub to: SocketAddr,
     /// What was sent, in order; ends before the first byte that was not captured.
     pub bytes: Vec<u8>,
+    /// Whether its first byte was captured.
+    pub from_start: bool,
 }
 
 /// What the hellos of one TLS connection say.
@@ -108,6 +110,7 @@ impl Frames {
             from,
             to,
             bytes: assemble(&segments),
+            from_start: segments.iter().any(|segment| segment.flags & 0x02 != 0),
         });
         streams.filter(|stream| !stream.bytes.is_empty()).collect()
     }
@@ -133,10 +136,12 @@ impl Frames {
             .collect()
     }
 
-    /// TCP streams between these ports that carried bytes and do not begin with TLS.
+    /// TCP streams that were captured from their start, carried bytes and do not begin with TLS.
     pub fn plaintext_streams(&self) -> Vec<Stream> {
         let mut streams = self.streams();
-        streams.retain(|stream| !matches!(stream.bytes.first(), Some(0x14..=0x17)));
+        streams.retain(|stream| {
+            stream.from_start && !matches!(stream.bytes.first(), Some(0x14..=0x17))
+        });
         streams
     }
 }

@@ -160,6 +160,16 @@ impl Pod {
         SocketAddr::new(self.ip(), port)
     }
 
+    /// What its certificate says, with the controller's defaults.
+    pub fn identity(&self) -> String {
+        let PodSpec {
+            service_account,
+            namespace,
+            ..
+        } = &self.spec;
+        format!("{service_account}.{namespace}.serviceaccount.identity.linkerd.cluster.local")
+    }
+
     /// The node's end for each address.
     pub fn gateways(&self) -> &[IpAddr] {
         &self.place.gateways

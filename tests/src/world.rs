@@ -26,8 +26,11 @@ use crate::{
     address::{self, Families},
     cgroup,
     cni::Call,
+    eventually::eventually,
+    http,
     leftovers::Leftovers,
     manifest::{self, Manifests, ServiceSpec},
+    metrics::Scrape,
     netns::Netns,
     node::{self, Join, Node, NodeSpec, nodad},
     pod::{NAMESPACE, Place, Pod, PodSpec},
@@ -38,6 +41,8 @@ use crate::{
 pub const CONTROLLER_PORT: u16 = 8086;
 /// Admin port of the controller, on its node's loopback.
 pub const CONTROLLER_ADMIN: u16 = 9996;
+/// Port of a meshed pod's own admin server.
+pub const POD_ADMIN: u16 = 4191;
 const STOP: Duration = Duration::from_secs(20);
 
 /// Says how a world is to be.
@@ -354,6 +359,40 @@ impl World {
         self.pods.lock().remove(&pod.spec().name);
         self.manifests
             .remove(&format!("pod-{}-{}", pod.spec().namespace, pod.spec().name))
+    }
+
+    /// What the mesh serves on a pod's admin port.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn pod_admin(&self, pod: &Pod, path: &str) -> Result<http::Reply> {
+        let address = pod.at(POD_ADMIN);
+        let node = self.node_of(pod)?;
+        node.netns().enter(|| http::get(address, path))?
+    }
+
+    /// Waits until a meshed pod has its certificate and is served.
+    ///
+    /// # Errors
+    /// When that does not happen.
+    pub fn wait_ready(&self, pod: &Pod) -> Result<()> {
+        eventually(&format!("pod {} ready", pod.spec().name), || {
+            let reply = self.pod_admin(pod, "/ready")?;
+            ensure!(reply.status == 200, "{}", reply.body.trim());
+            Ok(())
+        })
+    }
+
+    /// What the agents of all nodes count.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub fn metrics(&self) -> Result<Scrape> {
+        let mut all = Scrape::default();
+        for node in &self.nodes {
+            all.samples.extend(node.agent_metrics()?.samples);
+        }
+        Ok(all)
     }
 
     /// Makes a Service in [`NAMESPACE`] and gives its virtual addresses.

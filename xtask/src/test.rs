@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.kind == Kind::All {
         steps.run("demo --once", |tally| {
             let mut command = demo::prepare()?;
-            lines(command.arg("--once"), tally)
+            shell::run_lines(command.arg("--once"), LIMIT, |line| tally.read_row(line))
         });
         steps.run("documentation", |_| document());
     }

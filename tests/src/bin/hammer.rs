@@ -19,7 +19,7 @@ use clap::Parser;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use weft_tests::{
-    hammer::{Report, Speaker},
+    hammer::{CONNECT, Report, Speaker},
     http,
 };
 
@@ -95,7 +95,7 @@ fn ask(args: &Args, stop: &AtomicBool, report: &Mutex<Report>) {
 
 fn ask_once(args: &Args) -> Result<()> {
     let limit = Duration::from_millis(args.limit_ms);
-    let stream = TcpStream::connect_timeout(&args.target, limit).context("connect")?;
+    let stream = TcpStream::connect_timeout(&args.target, limit).context(CONNECT)?;
     let reply = http::exchange(stream, &args.target.to_string(), &args.path, &[])?;
     ensure!(reply.status == 200, "status {}", reply.status);
     Ok(())
