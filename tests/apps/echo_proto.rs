@@ -1,0 +1,12 @@
+//! Generated from `proto/echo.proto`.
+#![expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::clone_on_ref_ptr,
+    clippy::too_many_lines,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated; no program uses all of it"
+)]
+
+tonic::include_proto!("weft.echo.v1");
