@@ -1,0 +1,1 @@
+//! What a connection of a pod may use.

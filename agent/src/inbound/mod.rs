@@ -1,0 +1,1 @@
+//! Connections that come in to a pod.

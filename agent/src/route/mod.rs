@@ -1,0 +1,1 @@
+//! Matches requests to routes.

@@ -1,0 +1,1 @@
+//! Sockets that weft-node lends.

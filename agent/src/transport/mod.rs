@@ -1,0 +1,1 @@
+//! Bytes: detection, headers, copying, dialling.

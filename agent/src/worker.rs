@@ -1,0 +1,1 @@
+//! Data threads: accept and serve connections.
