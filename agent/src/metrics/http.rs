@@ -67,10 +67,4 @@ impl HttpMetrics {
             latency.observe(outcome.latency);
         }
     }
-
-    /// A number that changes whenever something is counted.
-    pub(super) fn activity(&self) -> u64 {
-        let responses = self.responses.iter().map(|(_, count)| count.value());
-        self.requests.value().wrapping_add(responses.sum())
-    }
 }

@@ -3,11 +3,20 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     AuthzLabels, Counter, HttpMetrics, InboundLabels, OutboundLabels, RouteLabels, ServerLabels,
-    ServerTls, TcpLabels, TcpMetrics, labels::Labels,
+    ServerTls, TcpLabels, TcpMetrics,
+    family::Family,
+    labels::Labels,
+    render::Scope,
+    series::{Activity, Series},
 };
+
+/// Sets of labels per kind and pod. A pod that talks to more endpoints than this has its further
+/// ones counted in no series, and `weft_metrics_series_dropped_total` says how many.
+const MAX_LABEL_SETS: usize = 2048;
 
 /// The series of one pod.
 ///
@@ -15,46 +24,45 @@ use super::{
 /// once per request.
 #[derive(Debug, Default)]
 pub struct PodMetrics {
-    http: Mutex<BTreeMap<Arc<str>, Arc<HttpMetrics>>>,
-    tcp: Mutex<BTreeMap<Arc<str>, Arc<TcpMetrics>>>,
-    counters: Mutex<BTreeMap<(Family, Arc<str>), Arc<Counter>>>,
-}
-
-/// Families that are plain counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Family {
-    InboundHttpErrors,
-    InboundTcpErrors,
-    OutboundHttpErrors,
-    OutboundTcpErrors,
-    InboundHttpAuthzAllow,
-    InboundHttpAuthzDeny,
-    InboundHttpRouteNotFound,
-    InboundTcpAuthzAllow,
-    InboundTcpAuthzDeny,
-    InboundTcpAuthzTerminate,
+    prefix: Arc<str>,
+    http: Mutex<Series<HttpMetrics>>,
+    tcp: Mutex<Series<TcpMetrics>>,
+    counters: Mutex<BTreeMap<Family, Series<Counter>>>,
+    dropped: Counter,
 }
 
 impl PodMetrics {
+    /// Makes an empty set. `labels` say whose it is where the series of many pods stand together.
+    pub fn new<'label>(labels: impl IntoIterator<Item = (&'label str, &'label str)>) -> Self {
+        let mut text = Labels::default();
+        for (key, value) in labels {
+            text.push(key, value);
+        }
+        Self {
+            prefix: text.into_text(),
+            ..Self::default()
+        }
+    }
+
     /// Requests to an endpoint.
     pub fn outbound_http(&self, labels: &OutboundLabels) -> Arc<HttpMetrics> {
         let mut text = Labels::default();
         text.push("direction", "outbound").outbound(labels);
-        Arc::clone(self.http.lock().entry(text.into_text()).or_default())
+        self.resolve(&mut self.http.lock(), text)
     }
 
     /// Requests that the pod gets.
     pub fn inbound_http(&self, labels: &InboundLabels) -> Arc<HttpMetrics> {
         let mut text = Labels::default();
         text.push("direction", "inbound").inbound(labels);
-        Arc::clone(self.http.lock().entry(text.into_text()).or_default())
+        self.resolve(&mut self.http.lock(), text)
     }
 
     /// Connections.
     pub fn tcp(&self, labels: &TcpLabels) -> Arc<TcpMetrics> {
         let mut text = Labels::default();
         text.tcp(labels);
-        Arc::clone(self.tcp.lock().entry(text.into_text()).or_default())
+        self.resolve(&mut self.tcp.lock(), text)
     }
 
     /// `inbound_http_authz_allow_total`: requests that were let pass.
@@ -64,7 +72,7 @@ impl PodMetrics {
                 .server(&labels.server)
                 .route(&labels.route)
                 .authz(&labels.authz)
-                .server_tls(&labels.tls);
+                .server_tls(&labels.tls)
         })
     }
 
@@ -80,7 +88,7 @@ impl PodMetrics {
             text.target(target)
                 .server(server)
                 .route(route)
-                .server_tls(tls);
+                .server_tls(tls)
         })
     }
 
@@ -92,7 +100,7 @@ impl PodMetrics {
         tls: &ServerTls,
     ) -> Arc<Counter> {
         self.counter(Family::InboundHttpRouteNotFound, |text| {
-            text.target(target).server(server).server_tls(tls);
+            text.target(target).server(server).server_tls(tls)
         })
     }
 
@@ -108,7 +116,7 @@ impl PodMetrics {
             text.target(target)
                 .server(server)
                 .authz(authz)
-                .server_tls(tls);
+                .server_tls(tls)
         })
     }
 
@@ -120,7 +128,7 @@ impl PodMetrics {
         tls: &ServerTls,
     ) -> Arc<Counter> {
         self.counter(Family::InboundTcpAuthzDeny, |text| {
-            text.target(target).server(server).server_tls(tls);
+            text.target(target).server(server).server_tls(tls)
         })
     }
 
@@ -132,7 +140,7 @@ impl PodMetrics {
         tls: &ServerTls,
     ) -> Arc<Counter> {
         self.counter(Family::InboundTcpAuthzTerminate, |text| {
-            text.target(target).server(server).server_tls(tls);
+            text.target(target).server(server).server_tls(tls)
         })
     }
 
@@ -145,7 +153,7 @@ impl PodMetrics {
         server: &ServerLabels,
     ) {
         self.counter(Family::InboundHttpErrors, |text| {
-            text.push("error", error).target(target).server(server);
+            text.push("error", error).target(target).server(server)
         })
         .increment();
     }
@@ -153,7 +161,7 @@ impl PodMetrics {
     /// `inbound_tcp_errors_total`; `error` as for HTTP.
     pub fn inbound_tcp_error(&self, error: &'static str, target: SocketAddr) {
         self.counter(Family::InboundTcpErrors, |text| {
-            text.push("error", error).target(target);
+            text.push("error", error).target(target)
         })
         .increment();
     }
@@ -161,24 +169,71 @@ impl PodMetrics {
     /// `outbound_http_errors_total`; `error` from the set of `failfast`, `loadshed`,
     /// `identity required`, `i/o`, `response timeout`, `unexpected`.
     pub fn outbound_http_error(&self, error: &'static str) {
-        self.counter(Family::OutboundHttpErrors, |text| {
-            text.push("error", error);
-        })
-        .increment();
+        self.counter(Family::OutboundHttpErrors, |text| text.push("error", error))
+            .increment();
     }
 
     /// `outbound_tcp_errors_total`; `error` as for HTTP.
     pub fn outbound_tcp_error(&self, error: &'static str, target: SocketAddr) {
         self.counter(Family::OutboundTcpErrors, |text| {
-            text.target(target).push("error", error);
+            text.target(target).push("error", error)
         })
         .increment();
     }
 
-    fn counter(&self, family: Family, labels: impl FnOnce(&mut Labels)) -> Arc<Counter> {
+    /// Drops series that nobody uses any more.
+    pub fn retire_idle(&self) {
+        let now = Instant::now();
+        self.http.lock().retire(now);
+        self.tcp.lock().retire(now);
+        for series in self.counters.lock().values_mut() {
+            series.retire(now);
+        }
+    }
+
+    /// What has been counted, with the labels that say whose it is if `labelled`.
+    pub(super) fn scope(&self, labelled: bool) -> Scope {
+        let mut scope = Scope {
+            http: self.http.lock().snapshot(),
+            tcp: self.tcp.lock().snapshot(),
+            ..Scope::default()
+        };
+        scope.counters = self
+            .counters
+            .lock()
+            .iter()
+            .map(|(family, series)| (*family, series.snapshot()))
+            .collect();
+        if labelled {
+            scope.prefix = Arc::clone(&self.prefix);
+        }
+        if self.dropped.value() > 0 {
+            let dropped = Arc::new(Counter::default());
+            dropped.add(self.dropped.value());
+            scope
+                .counters
+                .push((Family::SeriesDropped, vec![("".into(), dropped)]));
+        }
+        scope
+    }
+
+    fn counter(
+        &self,
+        family: Family,
+        labels: impl FnOnce(&mut Labels) -> &mut Labels,
+    ) -> Arc<Counter> {
         let mut text = Labels::default();
         labels(&mut text);
-        let mut counters = self.counters.lock();
-        Arc::clone(counters.entry((family, text.into_text())).or_default())
+        self.resolve(self.counters.lock().entry(family).or_default(), text)
+    }
+
+    /// The handle of a set of labels; above the limit one that counts for nobody.
+    fn resolve<T: Activity>(&self, series: &mut Series<T>, labels: Labels) -> Arc<T> {
+        series
+            .resolve(labels.into_text(), MAX_LABEL_SETS)
+            .unwrap_or_else(|| {
+                self.dropped.increment();
+                Arc::default()
+            })
     }
 }

@@ -42,14 +42,4 @@ impl TcpMetrics {
         // the difference negative.
         self.opened.value().saturating_sub(closed)
     }
-
-    /// A number that changes whenever something is counted.
-    pub(super) fn activity(&self) -> u64 {
-        let closed: u64 = self.closed.iter().map(|(_, count)| count.value()).sum();
-        self.opened
-            .value()
-            .wrapping_add(closed)
-            .wrapping_add(self.read.value())
-            .wrapping_add(self.written.value())
-    }
 }
