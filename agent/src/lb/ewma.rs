@@ -20,13 +20,10 @@ const DEFAULT_RTT: Duration = Duration::from_millis(30);
 /// After this long without a sample an estimate has sunk to 37 % (Linkerd's default).
 const DECAY: Duration = Duration::from_secs(10);
 
-/// Load of one endpoint. Clones are handles to the same load.
-#[derive(Clone, Debug, Default)]
-pub struct Load(Arc<Estimate>);
-
-/// Bits of zero mean that nothing was measured.
+/// Load of one endpoint.
 #[derive(Debug, Default)]
-struct Estimate {
+pub struct Load {
+    /// Estimated round-trip time, the bits of an `f64`. Zero: nothing was measured.
     rtt_bits: AtomicU64,
     updated_nanos: AtomicU64,
     pending: AtomicU32,
@@ -35,33 +32,33 @@ struct Estimate {
 /// One use of an endpoint, in flight until it is finished or dropped.
 #[derive(Debug)]
 pub struct Lease {
-    load: Load,
+    load: Arc<Load>,
     began: Time,
 }
 
 impl Load {
     /// Begins a use of the endpoint.
-    pub fn lease(&self, now: Time) -> Lease {
-        self.0.pending.fetch_add(1, Relaxed);
+    pub fn lease(self: &Arc<Self>, now: Time) -> Lease {
+        self.pending.fetch_add(1, Relaxed);
         Lease {
-            load: self.clone(),
+            load: Arc::clone(self),
             began: now,
         }
     }
 
     /// What it would cost to use the endpoint: the lower, the better.
     pub fn cost(&self, now: Time) -> f64 {
-        self.estimate(now) * (f64::from(self.0.pending.load(Relaxed)) + 1.0)
+        self.estimate(now) * (f64::from(self.pending.load(Relaxed)) + 1.0)
     }
 
     /// Uses that are in flight.
     pub fn pending(&self) -> u32 {
-        self.0.pending.load(Relaxed)
+        self.pending.load(Relaxed)
     }
 
     /// Estimated round-trip time in nanoseconds, sunk by the time that passed since the last sample.
     fn estimate(&self, now: Time) -> f64 {
-        let rtt = f64::from_bits(self.0.rtt_bits.load(Relaxed));
+        let rtt = f64::from_bits(self.rtt_bits.load(Relaxed));
         if rtt == 0.0 {
             return nanos(DEFAULT_RTT);
         }
@@ -70,20 +67,20 @@ impl Load {
 
     fn record(&self, now: Time, rtt: Duration) {
         let sample = nanos(rtt).max(1.0);
-        let known = f64::from_bits(self.0.rtt_bits.load(Relaxed));
+        let known = f64::from_bits(self.rtt_bits.load(Relaxed));
         let estimate = if known == 0.0 || sample > known {
             sample
         } else {
             let weight = self.remaining(now);
             known * weight + sample * (1.0 - weight)
         };
-        self.0.rtt_bits.store(estimate.to_bits(), Relaxed);
+        self.rtt_bits.store(estimate.to_bits(), Relaxed);
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        self.0.updated_nanos.store(now, Relaxed);
+        self.updated_nanos.store(now, Relaxed);
     }
 
     fn remaining(&self, now: Time) -> f64 {
-        let updated = Duration::from_nanos(self.0.updated_nanos.load(Relaxed));
+        let updated = Duration::from_nanos(self.updated_nanos.load(Relaxed));
         (-now.saturating_sub(updated).as_secs_f64() / DECAY.as_secs_f64()).exp()
     }
 }
@@ -97,7 +94,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.load.0.pending.fetch_sub(1, Relaxed);
+        self.load.pending.fetch_sub(1, Relaxed);
     }
 }
 
@@ -115,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_slow_answer_counts_at_once_and_a_fast_one_slowly() {
-        let load = Load::default();
+        let load = Arc::new(Load::default());
         assert!((load.cost(millis(0)) - nanos(DEFAULT_RTT)).abs() < 1.0);
         load.lease(millis(0)).finish(millis(10));
         assert!((load.cost(millis(10)) - nanos(millis(10))).abs() < 1.0);
@@ -128,7 +125,7 @@ mod tests {
 
     #[test]
     fn leases_in_flight_multiply_the_cost() {
-        let load = Load::default();
+        let load = Arc::new(Load::default());
         let leases = [load.lease(millis(0)), load.lease(millis(0))];
         assert!((load.cost(millis(0)) - 3.0 * nanos(DEFAULT_RTT)).abs() < 1.0);
         drop(leases);

@@ -1,1 +1,7 @@
-//! Decides who may do what.
+//! What decides about a request without touching it: who may pass, how it ended, how many at once.
+//!
+//! Pure: no clock, no socket. Answers are values that the caller has to use.
+
+pub mod authz;
+pub mod classify;
+pub mod limit;
