@@ -9,11 +9,29 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::workload::Workload;
 
+mod bundle;
+mod client;
+mod controller;
+mod convert;
+mod defaults;
+mod endpoints;
+mod inbound;
 pub mod model;
+mod outbound;
+mod report;
+mod stream;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tokens;
 mod watched;
 
 use self::model::{InboundServer, OutboundTarget};
-pub use self::watched::Watched;
+pub use self::{
+    client::{ControllerError, ControllerTls, channel},
+    controller::{Controller, Settings},
+    watched::Watched,
+};
 
 /// How long a new outbound connection may wait for its target to become known.
 ///

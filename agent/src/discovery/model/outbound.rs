@@ -35,3 +35,25 @@ pub enum Destination {
     /// Nowhere; the reason, for people. HTTP gets 403, everything else is closed.
     Forbidden(&'static str),
 }
+
+impl OutboundTarget {
+    /// Whether two targets say the same. Endpoint sets have to be the same set.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && self.detect_timeout == other.detect_timeout
+            && self.authority == other.authority
+            && self.parent == other.parent
+            && self.route == other.route
+            && self.backend == other.backend
+            && self.failfast == other.failfast
+            && match (&self.destination, &other.destination) {
+                (Destination::Balance(one), Destination::Balance(two)) => Arc::ptr_eq(one, two),
+                (Destination::Forward(one), Destination::Forward(two)) => one.is_same(two),
+                (Destination::Forbidden(one), Destination::Forbidden(two)) => one == two,
+                (
+                    Destination::Balance(_) | Destination::Forward(_) | Destination::Forbidden(_),
+                    _,
+                ) => false,
+            }
+    }
+}
