@@ -82,7 +82,12 @@ impl Cause {
 
     const fn answer(self) -> Answer {
         let (status, grpc, closes, text) = match self {
-            Self::Failfast => (StatusCode::GATEWAY_TIMEOUT, "4", true, "service in fail-fast"),
+            Self::Failfast => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "4",
+                true,
+                "service in fail-fast",
+            ),
             Self::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "4", true, "connect timed out"),
             Self::Undiscovered => (
                 StatusCode::GATEWAY_TIMEOUT,
@@ -206,8 +211,16 @@ mod tests {
         ] {
             let response = respond(cause, HTTP_11);
             assert_eq!(response.status(), status, "{cause:?}");
-            assert_eq!(response.headers().contains_key(CONNECTION), closes, "{cause:?}");
-            assert_eq!(response.headers().contains_key(PROXY_CONNECTION), closes, "{cause:?}");
+            assert_eq!(
+                response.headers().contains_key(CONNECTION),
+                closes,
+                "{cause:?}"
+            );
+            assert_eq!(
+                response.headers().contains_key(PROXY_CONNECTION),
+                closes,
+                "{cause:?}"
+            );
             let to = Asker {
                 version: Version::HTTP_2,
                 is_grpc: true,

@@ -152,16 +152,56 @@ mod tests {
             ("192.168.0.0/16", any(), web, Err(Reason::Network)),
             ("::/0", any(), web, Err(Reason::Network)),
             ("0.0.0.0/0", Authentication::TlsUnauthenticated, tls, Ok(())),
-            ("0.0.0.0/0", Authentication::TlsUnauthenticated, plain, Err(Reason::NoTls)),
+            (
+                "0.0.0.0/0",
+                Authentication::TlsUnauthenticated,
+                plain,
+                Err(Reason::NoTls),
+            ),
             ("0.0.0.0/0", identities(&[WEB], &[]), web, Ok(())),
-            ("0.0.0.0/0", identities(&[WEB], &[]), plain, Err(Reason::NoTls)),
-            ("0.0.0.0/0", identities(&[WEB], &[]), tls, Err(Reason::NoIdentity)),
-            ("0.0.0.0/0", identities(&[WEB], &[]), vm, Err(Reason::WrongIdentity)),
-            ("0.0.0.0/0", identities(&[], &["cluster.local"]), web, Ok(())),
-            ("0.0.0.0/0", identities(&[], &["uster.local"]), web, Err(Reason::WrongIdentity)),
+            (
+                "0.0.0.0/0",
+                identities(&[WEB], &[]),
+                plain,
+                Err(Reason::NoTls),
+            ),
+            (
+                "0.0.0.0/0",
+                identities(&[WEB], &[]),
+                tls,
+                Err(Reason::NoIdentity),
+            ),
+            (
+                "0.0.0.0/0",
+                identities(&[WEB], &[]),
+                vm,
+                Err(Reason::WrongIdentity),
+            ),
+            (
+                "0.0.0.0/0",
+                identities(&[], &["cluster.local"]),
+                web,
+                Ok(()),
+            ),
+            (
+                "0.0.0.0/0",
+                identities(&[], &["uster.local"]),
+                web,
+                Err(Reason::WrongIdentity),
+            ),
             ("0.0.0.0/0", identities(&[], &[""]), vm, Ok(())),
-            ("0.0.0.0/0", identities(&[], &["td/vm"]), vm, Err(Reason::WrongIdentity)),
-            ("0.0.0.0/0", identities(&["spiffe://td/vm"], &[]), vm, Ok(())),
+            (
+                "0.0.0.0/0",
+                identities(&[], &["td/vm"]),
+                vm,
+                Err(Reason::WrongIdentity),
+            ),
+            (
+                "0.0.0.0/0",
+                identities(&["spiffe://td/vm"], &[]),
+                vm,
+                Ok(()),
+            ),
         ] {
             let policy = [authorization(net, &[], authentication)];
             let expected = match expected {
@@ -178,7 +218,11 @@ mod tests {
     #[test]
     fn holes_of_a_network_do_not_pass_and_the_nearest_reason_is_given() {
         let client = "10.1.2.3".parse().unwrap();
-        let hole = authorization("10.0.0.0/8", &["10.1.2.0/24"], Authentication::Unauthenticated);
+        let hole = authorization(
+            "10.0.0.0/8",
+            &["10.1.2.0/24"],
+            Authentication::Unauthenticated,
+        );
         let denied = authorize(client, Proof::Plain, [&hole]);
         assert_eq!(denied, Decision::Deny(Reason::Network));
         let needs_identity = authorization("0.0.0.0/0", &[], identities(&[WEB], &[]));

@@ -52,7 +52,12 @@ mod tests {
 
     #[test]
     fn responses_are_classified_as_linkerd_does() {
-        for (status, expected) in [(101, Success), (404, Success), (500, Failure), (599, Failure)] {
+        for (status, expected) in [
+            (101, Success),
+            (404, Success),
+            (500, Failure),
+            (599, Failure),
+        ] {
             assert_eq!(classify_http(status), expected, "{status}");
         }
         for (status, expected) in [

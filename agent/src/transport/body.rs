@@ -120,7 +120,7 @@ impl HttpBody for Body {
             }
             Some(Err(error)) => {
                 let trailers = self.fail(&error);
-                Poll::Ready(Some(trailers.map_or(Err(error), Ok)))
+                Poll::Ready(Some(trailers.ok_or(error)))
             }
         }
     }

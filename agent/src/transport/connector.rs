@@ -121,10 +121,9 @@ impl OpenError {
         match self {
             Self::Dial(error) => error.is_timeout(),
             Self::TimedOut { .. } => true,
-            Self::NoCertificate
-            | Self::Tls { .. }
-            | Self::Io { .. }
-            | Self::BackingOff { .. } => false,
+            Self::NoCertificate | Self::Tls { .. } | Self::Io { .. } | Self::BackingOff { .. } => {
+                false
+            }
         }
     }
 }
@@ -178,9 +177,10 @@ impl Connector {
         // Asked before dialling: without a certificate not even a SYN is of use.
         let credentials = self.identity.current().ok_or(OpenError::NoCertificate)?;
         let addr = self.target.addr;
-        let (stream, takes_header) = tls::client::connect(self.dial().await?, &credentials, server, alpn)
-            .await
-            .map_err(|source| OpenError::Tls { addr, source })?;
+        let (stream, takes_header) =
+            tls::client::connect(self.dial().await?, &credentials, server, alpn)
+                .await
+                .map_err(|source| OpenError::Tls { addr, source })?;
         Ok((stream.into(), takes_header))
     }
 

@@ -9,7 +9,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::io::Io;
+use super::{
+    copy::{CopyError, CountBytes, Passed, Side, duplex},
+    io::Io,
+};
 use crate::metrics::TcpMetrics;
 
 /// One open connection of a series: counted as opened when made, as closed when dropped.
@@ -70,6 +73,48 @@ impl Counted {
             self.opened.metrics.write(*count as u64);
         }
         self.note(result);
+    }
+}
+
+/// Passes bytes both ways between two connections until both directions have ended, and counts
+/// them at both.
+///
+/// # Errors
+/// When either connection breaks; the other is reset then.
+///
+/// # Cancel safety
+/// Dropping the future closes both connections.
+pub async fn pass(first: (Io, Opened), second: (Io, Opened)) -> Result<Passed, CopyError> {
+    let (first, mut first_opened) = first;
+    let (second, mut second_opened) = second;
+    let forth = Way {
+        from: &first_opened.metrics,
+        to: &second_opened.metrics,
+    };
+    let back = Way {
+        from: &second_opened.metrics,
+        to: &first_opened.metrics,
+    };
+    let passed = duplex(first, second, (&forth, &back)).await;
+    if let Err(error) = &passed {
+        match error.side {
+            Side::First => first_opened.failed(&error.source),
+            Side::Second => second_opened.failed(&error.source),
+        }
+    }
+    passed
+}
+
+/// Bytes that come from one side and go to the other.
+struct Way<'metrics> {
+    from: &'metrics TcpMetrics,
+    to: &'metrics TcpMetrics,
+}
+
+impl CountBytes for Way<'_> {
+    fn add(&self, bytes: u64) {
+        self.from.read(bytes);
+        self.to.write(bytes);
     }
 }
 

@@ -122,14 +122,26 @@ impl Exchange {
 
 /// The error as `response_total` names it.
 pub fn error_label(error: &hyper::Error) -> &'static str {
+    match reset_reason(error) {
+        Some(reason) => reason_label(reason),
+        None if error.is_timeout() => "timeout",
+        None => "unclassified",
+    }
+}
+
+/// How the peer has reset the HTTP/2 stream, if that is what happened.
+pub fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
     let mut source = error.source();
     while let Some(cause) = source {
-        if let Some(reason) = cause.downcast_ref::<h2::Error>().and_then(h2::Error::reason) {
-            return reason_label(reason);
+        if let Some(error) = cause
+            .downcast_ref::<h2::Error>()
+            .filter(|error| error.is_reset())
+        {
+            return error.reason();
         }
         source = cause.source();
     }
-    if error.is_timeout() { "timeout" } else { "unclassified" }
+    None
 }
 
 fn reason_label(reason: h2::Reason) -> &'static str {

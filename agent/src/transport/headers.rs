@@ -42,6 +42,16 @@ pub enum BadRequest {
     Hosts,
 }
 
+impl BadRequest {
+    /// What the client is told.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT without host and port",
+            Self::Hosts => "more than one Host header",
+        }
+    }
+}
+
 /// Takes from a request what belongs to the hop that it came over, and says whether it wants to
 /// leave HTTP.
 ///
@@ -60,7 +70,13 @@ pub fn strip_request<B>(request: &mut Request<B>) -> Result<Leaves, BadRequest> 
     if request.version() >= Version::HTTP_2 {
         return Ok(Leaves::No);
     }
-    if request.headers().get_all(http::header::HOST).iter().nth(1).is_some() {
+    if request
+        .headers()
+        .get_all(http::header::HOST)
+        .iter()
+        .nth(1)
+        .is_some()
+    {
         return Err(BadRequest::Hosts);
     }
     let upgrade = upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
@@ -95,9 +111,10 @@ pub fn strip_response<B>(response: &mut Response<B>, asked: Leaves) {
 /// The protocol to switch to, unless it is HTTP/2: that is not offered.
 fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
-    let named = headers.get_all(CONNECTION).iter().any(|value| {
-        list(value).any(|name| name.eq_ignore_ascii_case(UPGRADE.as_str()))
-    });
+    let named = headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|value| list(value).any(|name| name.eq_ignore_ascii_case(UPGRADE.as_str())));
     let is_h2c = list(protocol).any(|name| name.eq_ignore_ascii_case("h2c"));
     (named && !is_h2c).then(|| protocol.clone())
 }
@@ -150,18 +167,54 @@ mod tests {
     fn headers_of_one_hop_go_and_upgrades_stay() {
         let v11 = Version::HTTP_11;
         for (headers, left, expected) in [
-            (&[("connection", "keep-alive"), ("keep-alive", "5"), ("a", "1")][..], "a", Leaves::No),
-            (&[("connection", "x-one, X-Two"), ("x-one", "1"), ("x-two", "2")], "", Leaves::No),
-            (&[("connection", "te"), ("te", "trailers")], "te", Leaves::No),
-            (&[("connection", "content-length"), ("content-length", "3")], "content-length", Leaves::No),
-            (&[("proxy-connection", "close"), ("upgrade", "websocket")], "", Leaves::No),
             (
-                &[("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", "k")],
+                &[
+                    ("connection", "keep-alive"),
+                    ("keep-alive", "5"),
+                    ("a", "1"),
+                ][..],
+                "a",
+                Leaves::No,
+            ),
+            (
+                &[
+                    ("connection", "x-one, X-Two"),
+                    ("x-one", "1"),
+                    ("x-two", "2"),
+                ],
+                "",
+                Leaves::No,
+            ),
+            (
+                &[("connection", "te"), ("te", "trailers")],
+                "te",
+                Leaves::No,
+            ),
+            (
+                &[("connection", "content-length"), ("content-length", "3")],
+                "content-length",
+                Leaves::No,
+            ),
+            (
+                &[("proxy-connection", "close"), ("upgrade", "websocket")],
+                "",
+                Leaves::No,
+            ),
+            (
+                &[
+                    ("connection", "Upgrade"),
+                    ("upgrade", "websocket"),
+                    ("sec-websocket-key", "k"),
+                ],
                 "connection sec-websocket-key upgrade",
                 Leaves::Upgrade,
             ),
             (
-                &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "A")],
+                &[
+                    ("connection", "upgrade, http2-settings"),
+                    ("upgrade", "h2c"),
+                    ("http2-settings", "A"),
+                ],
                 "",
                 Leaves::No,
             ),
@@ -184,16 +237,29 @@ mod tests {
             (v11, "CONNECT", "db", &[], Err(BadRequest::Connect)),
             (v11, "CONNECT", "/", &[], Err(BadRequest::Connect)),
             (v11, "GET", "/", hosts, Err(BadRequest::Hosts)),
-            (v10, "GET", "/", &[("connection", "upgrade"), ("upgrade", "websocket")], Ok(Leaves::No)),
+            (
+                v10,
+                "GET",
+                "/",
+                &[("connection", "upgrade"), ("upgrade", "websocket")],
+                Ok(Leaves::No),
+            ),
         ] {
             let mut request = request(version, method, uri, headers);
-            assert_eq!(strip_request(&mut request), expected, "{method} {uri} {headers:?}");
+            assert_eq!(
+                strip_request(&mut request),
+                expected,
+                "{method} {uri} {headers:?}"
+            );
         }
     }
 
     #[test]
     fn a_2xx_to_connect_has_no_framing() {
-        let mut response = Response::builder().header(CONTENT_LENGTH, "0").body(()).unwrap();
+        let mut response = Response::builder()
+            .header(CONTENT_LENGTH, "0")
+            .body(())
+            .unwrap();
         strip_response(&mut response, Leaves::Connect);
         assert!(response.headers().is_empty());
     }

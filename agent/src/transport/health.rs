@@ -25,6 +25,8 @@ pub struct Health {
 struct Retry {
     backoff: Backoff,
     at: Option<Instant>,
+    /// Somebody tries it at present.
+    claimed: bool,
 }
 
 impl Default for Health {
@@ -35,6 +37,7 @@ impl Default for Health {
             retry: Mutex::new(Retry {
                 backoff: Backoff::new(MIN, MAX, JITTER),
                 at: None,
+                claimed: false,
             }),
         }
     }
@@ -52,6 +55,18 @@ impl Health {
             return None;
         }
         self.retry.lock().at
+    }
+
+    /// Whether the target has failed before. If so, the caller is the one who tries it again:
+    /// nobody else does before `limit` has passed.
+    pub fn claim(&self, now: Instant, limit: Duration) -> bool {
+        let has_failed = self.failing.load(Relaxed);
+        if has_failed {
+            let mut retry = self.retry.lock();
+            retry.at = Some(now + limit);
+            retry.claimed = true;
+        }
+        has_failed
     }
 
     /// How often opening has failed, ever.
@@ -72,7 +87,8 @@ impl Health {
         let mut retry = self.retry.lock();
         let now = Instant::now();
         // Several tries that were under way at once count as one failure.
-        if retry.at.is_none_or(|at| at <= now) {
+        if retry.claimed || retry.at.is_none_or(|at| at <= now) {
+            retry.claimed = false;
             let wait = retry.backoff.next(rand::random());
             retry.at = Some(now + wait);
         }
@@ -100,6 +116,9 @@ mod tests {
         assert_eq!(health.retry_at(), None);
         health.note(false);
         tokio::time::advance(Duration::from_millis(100)).await;
-        assert!(!health.is_failing(Instant::now()), "starts over after a success");
+        assert!(
+            !health.is_failing(Instant::now()),
+            "starts over after a success"
+        );
     }
 }

@@ -29,7 +29,9 @@ pub fn upgrade<B>(request: &mut Request<B>, default: &Authority) {
         (true, false) => HTTP_10,
         (true, true) => "HTTP/1.0; absolute-form",
     };
-    request.headers_mut().insert(ORIG_PROTO, HeaderValue::from_static(header));
+    request
+        .headers_mut()
+        .insert(ORIG_PROTO, HeaderValue::from_static(header));
     request.headers_mut().remove(TRANSFER_ENCODING);
     if !was_absolute {
         let authority = authority(request).unwrap_or_else(|| default.clone());
@@ -79,7 +81,9 @@ pub fn mark<B>(response: &mut Response<B>) {
         Version::HTTP_10 => HTTP_10,
         _ => HTTP_11,
     };
-    response.headers_mut().insert(ORIG_PROTO, HeaderValue::from_static(version));
+    response
+        .headers_mut()
+        .insert(ORIG_PROTO, HeaderValue::from_static(version));
     response.headers_mut().remove(TRANSFER_ENCODING);
     *response.version_mut() = Version::HTTP_2;
 }
@@ -134,16 +138,37 @@ mod tests {
     fn requests_come_out_as_they_went_in() {
         let default = Authority::from_static("10.0.0.1:80");
         for (version, uri, host, carried, expected_host) in [
-            (Version::HTTP_11, "/a?b=c", Some("web"), "http://web/a?b=c", Some("web")),
-            (Version::HTTP_11, "http://web:81/a", Some("web:81"), "http://web:81/a", Some("web:81")),
-            (Version::HTTP_10, "/a", None, "http://10.0.0.1:80/a", Some("10.0.0.1:80")),
+            (
+                Version::HTTP_11,
+                "/a?b=c",
+                Some("web"),
+                "http://web/a?b=c",
+                Some("web"),
+            ),
+            (
+                Version::HTTP_11,
+                "http://web:81/a",
+                Some("web:81"),
+                "http://web:81/a",
+                Some("web:81"),
+            ),
+            (
+                Version::HTTP_10,
+                "/a",
+                None,
+                "http://10.0.0.1:80/a",
+                Some("10.0.0.1:80"),
+            ),
             (Version::HTTP_10, "http://web/", None, "http://web/", None),
         ] {
             let mut request = Request::builder().version(version).uri(uri);
             if let Some(host) = host {
                 request = request.header(HOST, host);
             }
-            let mut request = request.header(TRANSFER_ENCODING, "chunked").body(()).unwrap();
+            let mut request = request
+                .header(TRANSFER_ENCODING, "chunked")
+                .body(())
+                .unwrap();
             upgrade(&mut request, &default);
             assert_eq!(request.version(), Version::HTTP_2);
             assert_eq!(request.uri(), carried);
@@ -151,7 +176,10 @@ mod tests {
             assert!(downgrade(&mut request));
             assert_eq!(request.version(), version);
             assert_eq!(request.uri(), uri);
-            let host = request.headers().get(HOST).map(|host| host.to_str().unwrap());
+            let host = request
+                .headers()
+                .get(HOST)
+                .map(|host| host.to_str().unwrap());
             assert_eq!(host, expected_host, "{uri}");
             assert!(!request.headers().contains_key(ORIG_PROTO));
         }
@@ -171,7 +199,10 @@ mod tests {
 
     #[test]
     fn only_http2_is_turned_back_and_the_header_always_goes() {
-        let mut request = Request::builder().header(ORIG_PROTO, HTTP_10).body(()).unwrap();
+        let mut request = Request::builder()
+            .header(ORIG_PROTO, HTTP_10)
+            .body(())
+            .unwrap();
         assert!(!downgrade(&mut request));
         assert!(request.headers().is_empty());
         assert_eq!(request.version(), Version::HTTP_11);
@@ -180,10 +211,21 @@ mod tests {
     #[test]
     fn an_overridden_authority_is_put_wherever_there_was_one() {
         let authority = Authority::from_static("gateway:80");
-        let mut request = Request::builder().uri("/a").header(HOST, "web").body(()).unwrap();
+        let mut request = Request::builder()
+            .uri("/a")
+            .header(HOST, "web")
+            .body(())
+            .unwrap();
         set_authority(&mut request, &authority);
-        assert_eq!((request.uri().to_string(), &request.headers()[HOST]), ("/a".into(), &"gateway:80".parse().unwrap()));
-        let mut request = Request::builder().uri("http://web/a").version(Version::HTTP_2).body(()).unwrap();
+        assert_eq!(
+            (request.uri().to_string(), &request.headers()[HOST]),
+            ("/a".into(), &"gateway:80".parse().unwrap())
+        );
+        let mut request = Request::builder()
+            .uri("http://web/a")
+            .version(Version::HTTP_2)
+            .body(())
+            .unwrap();
         set_authority(&mut request, &authority);
         assert_eq!(request.uri(), "http://gateway:80/a");
         assert!(request.headers().is_empty());

@@ -26,9 +26,11 @@ use tracing::debug;
 use super::{
     body::Body,
     connector::{Connector, OpenError},
+    counted::Opened,
     exec::Exec,
     header::Session,
     health::Health,
+    io::Io,
 };
 
 /// Sweeps after which an idle HTTP/1 connection is closed: 3 s, as Linkerd does.
@@ -199,12 +201,22 @@ impl Client {
         }
     }
 
+    /// Opens a connection for bytes.
+    ///
+    /// # Errors
+    /// When there is none. [`Health`] knows of it.
+    pub async fn open_bytes(&self) -> Result<(Io, Opened), OpenError> {
+        let opened = self.connector.open(None).await;
+        self.health.note(opened.is_ok());
+        opened
+    }
+
     /// Closes connections that were idle for long enough. Called once a second.
     pub fn sweep(&self) {
         let now = self.sweeps.fetch_add(1, Relaxed).wrapping_add(1);
-        self.idle.lock().retain(|idle| {
-            now.wrapping_sub(idle.since) <= IDLE_SWEEPS && !idle.sender.is_closed()
-        });
+        self.idle
+            .lock()
+            .retain(|idle| now.wrapping_sub(idle.since) <= IDLE_SWEEPS && !idle.sender.is_closed());
         let mut shared = self.shared.lock();
         if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
             *shared = None;
@@ -238,8 +250,9 @@ impl Client {
             if sender.is_ready() {
                 return Some(sender);
             }
-            if let Ok(Ok(())) =
-                futures_util::future::poll_immediate(sender.ready()).await.ok_or(())
+            if let Ok(Ok(())) = futures_util::future::poll_immediate(sender.ready())
+                .await
+                .ok_or(())
             {
                 return Some(sender);
             }
@@ -307,7 +320,10 @@ impl Client {
 
     fn open_shared(&self) -> Option<http2::SendRequest<Incoming>> {
         let shared = self.shared.lock();
-        shared.as_ref().filter(|sender| !sender.is_closed()).cloned()
+        shared
+            .as_ref()
+            .filter(|sender| !sender.is_closed())
+            .cloned()
     }
 
     fn broken(&self) -> OpenError {
