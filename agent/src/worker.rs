@@ -6,17 +6,12 @@
 //! share nothing with each other but counters.
 
 use std::{
-    collections::HashMap,
-    io,
-    net::{SocketAddr, TcpListener as StdListener},
-    num::NonZeroUsize,
-    sync::Arc,
-    thread,
-    time::Duration,
+    collections::HashMap, io, net::TcpListener as StdListener, num::NonZeroUsize, sync::Arc,
+    thread, time::Duration,
 };
 
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::mpsc,
     time::{Instant, MissedTickBehavior},
 };
@@ -27,12 +22,15 @@ use tokio_util::{
 use tracing::{debug, warn};
 use weft_api::model::PodUid;
 
-use crate::{context::PodContext, inbound::Inbound, outbound::Outbound};
+use crate::{
+    context::PodContext,
+    inbound::Inbound,
+    outbound::Outbound,
+    sockets::listeners::{Accepted, accept},
+};
 
 /// How often idle connections and destinations are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How long accepting rests when the process has no descriptor left.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// The data threads.
 #[derive(Debug)]
@@ -233,58 +231,32 @@ impl Shard {
         let stop = CancellationToken::new();
         for listener in listeners.outbound {
             let outbound = Arc::clone(&self.outbound);
-            let serve = move |stream, client| Arc::clone(&outbound).serve(stream, client);
+            let serve = move |accepted| Arc::clone(&outbound).serve(accepted);
             self.spawn(listener, stop.clone(), serve);
         }
         for listener in listeners.inbound {
             let inbound = Arc::clone(&self.inbound);
-            let serve = move |stream, client| Arc::clone(&inbound).serve(stream, client);
+            let serve = move |accepted| Arc::clone(&inbound).serve(accepted);
             self.spawn(listener, stop.clone(), serve);
         }
         self.accepting = Some(stop.drop_guard());
     }
 
-    fn spawn<S, F>(&self, listener: StdListener, stop: CancellationToken, serve: S)
-    where
-        S: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
+    fn spawn<F>(
+        &self,
+        listener: StdListener,
+        stop: CancellationToken,
+        serve: impl Fn(Accepted) -> F + Send + 'static,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return warn!(%error, "listener cannot be used"),
+        };
         let connections = self.connections.clone();
-        let accepting = async move {
-            let listener = listener
-                .set_nonblocking(true)
-                .and_then(|()| TcpListener::from_std(listener));
-            match listener {
-                Ok(listener) => accept(listener, stop, &connections, serve).await,
-                Err(error) => warn!(%error, "listener cannot be used"),
-            }
-        };
+        let each = move |accepted| drop(connections.spawn(serve(accepted)));
         // The loop ends with `stop`, before anybody waits for the pod's connections.
-        drop(self.connections.spawn(accepting));
-    }
-}
-
-async fn accept<S, F>(
-    listener: TcpListener,
-    stop: CancellationToken,
-    connections: &TaskTracker,
-    serve: S,
-) where
-    S: Fn(TcpStream, SocketAddr) -> F,
-    F: Future<Output = ()> + Send + 'static,
-{
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, client)) => drop(connections.spawn(serve(stream, client))),
-            Err(error) => {
-                warn!(%error, "connection cannot be accepted");
-                tokio::time::sleep(ACCEPT_REST).await;
-            }
-        }
+        drop(self.connections.spawn(accept(listener, stop, each)));
     }
 }

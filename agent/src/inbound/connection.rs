@@ -15,6 +15,7 @@ use crate::{
     },
     metrics::{NoServerTls, ServerLabels, ServerTls, TcpLabels},
     policy::{authz::Proof, limit::Permit},
+    sockets::listeners::Accepted,
     tls,
     transport::{
         counted::{Counted, Opened},
@@ -49,13 +50,13 @@ pub(super) enum Carries {
 }
 
 /// Serves a connection to the pod until it ends.
-pub(super) async fn serve(inbound: Arc<Inbound>, stream: TcpStream, client: SocketAddr) {
+pub(super) async fn serve(inbound: Arc<Inbound>, accepted: Accepted) {
+    let Accepted {
+        stream,
+        client,
+        original_dst: target,
+    } = accepted;
     let pod = Arc::clone(&inbound.pod);
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
-    let target = SocketAddr::new(local.ip().to_canonical(), local.port());
-    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let error = |label| pod.metrics.inbound_tcp_error(label, target);
     if !pod.workload.ips.is_empty() && !pod.workload.ips.contains(&target.ip()) {
         debug!(%client, %target, "refused: not an address of the pod");
@@ -64,9 +65,6 @@ pub(super) async fn serve(inbound: Arc<Inbound>, stream: TcpStream, client: Sock
     let Some(_permit) = pod.limits.connections.acquire() else {
         return error("loadshed");
     };
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
     let stream = Rewind::new(stream);
     if target.port() == pod.workload.settings.load().inbound_port {
         return Box::pin(direct::serve(inbound, stream, client, target)).await;

@@ -18,12 +18,12 @@ mod tcp;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 
 use crate::{
     context::PodContext,
     discovery::{Watched, model::InboundServer},
     metrics::TcpLabels,
+    sockets::listeners::Accepted,
     transport::{
         connector::{Connector, Mode, Target},
         pool::Client,
@@ -51,8 +51,8 @@ impl Inbound {
     }
 
     /// Serves a connection to the pod until it ends.
-    pub async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
-        connection::serve(self, stream, client).await;
+    pub async fn serve(self: Arc<Self>, accepted: Accepted) {
+        connection::serve(self, accepted).await;
     }
 
     /// Closes connections that nobody has used for a while. Called once a second.

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::{Outbound, backend::Backend, http, tcp};
@@ -12,6 +11,7 @@ use crate::{
         model::{OutboundTarget, Protocol},
     },
     metrics::TcpLabels,
+    sockets::listeners::Accepted,
     transport::{
         counted::{Counted, Opened},
         detect,
@@ -37,12 +37,13 @@ enum Carries {
 }
 
 /// Serves a captured connection until it ends.
-pub(super) async fn serve(outbound: Arc<Outbound>, stream: TcpStream, client: SocketAddr) {
+pub(super) async fn serve(outbound: Arc<Outbound>, accepted: Accepted) {
+    let Accepted {
+        stream,
+        client,
+        original_dst: destination,
+    } = accepted;
     let pod = Arc::clone(&outbound.pod);
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
-    let destination = SocketAddr::new(local.ip().to_canonical(), local.port());
     let error = |label| pod.metrics.outbound_tcp_error(label, destination);
     // Capture never takes loopback connections, so this one was made to the listener itself.
     if destination.ip().is_loopback() || destination.ip().is_unspecified() {
@@ -56,10 +57,6 @@ pub(super) async fn serve(outbound: Arc<Outbound>, stream: TcpStream, client: So
         target: destination,
     });
     let opened = Opened::new(source);
-    if let Err(failure) = stream.set_nodelay(true) {
-        debug!(error = %failure, "client is gone");
-        return;
-    }
 
     let backend = outbound.backend(destination);
     let Some(target) = backend.watched.ready(OUTBOUND_WAIT).await else {

@@ -17,12 +17,13 @@ mod tcp;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use self::backend::Backend;
 use crate::{
     context::PodContext,
     lb::Time,
+    sockets::listeners::Accepted,
     transport::{connector::Target, pool::Client},
 };
 
@@ -48,8 +49,8 @@ impl Outbound {
     }
 
     /// Serves a captured connection until it ends.
-    pub async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
-        connection::serve(self, stream, client).await;
+    pub async fn serve(self: Arc<Self>, accepted: Accepted) {
+        connection::serve(self, accepted).await;
     }
 
     /// Lets go of what nobody has used for a while. Called once a second.
