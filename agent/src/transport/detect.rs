@@ -139,3 +139,6 @@ fn classify(bytes: &[u8]) -> Option<Http> {
         true => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

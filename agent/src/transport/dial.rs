@@ -81,3 +81,56 @@ pub async fn connect(
         .await
         .unwrap_or(Err(ConnectError::TimedOut { addr, limit }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::net::TcpListener;
+    use weft_api::model::PodUid;
+
+    use super::*;
+    use crate::{
+        sockets::{Lender, testing::stock},
+        tls::testing::soon,
+    };
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn connects_with_lent_sockets_of_either_family() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(addr).await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let stream = soon(connect(&stock(), addr, LIMIT)).await.unwrap();
+            let (_stream, client) = soon(listener.accept()).await.unwrap();
+            assert_eq!(stream.local_addr().unwrap(), client);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_where_nobody_listens_is_an_error_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        drop(listener);
+        let error = soon(connect(&stock(), addr, LIMIT)).await.unwrap_err();
+        assert!(!error.is_timeout());
+        assert_eq!(error.to_string(), format!("connect to {addr}"));
+    }
+
+    struct Nobody;
+
+    impl Lender for Nobody {
+        fn ask(&self, _uid: &PodUid, _family: Family, _count: u32) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_socket_the_limit_ends_the_wait() {
+        let stock = Stock::new("test".into(), Arc::new(Nobody));
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let error = connect(&stock, addr, LIMIT).await.unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+    }
+}

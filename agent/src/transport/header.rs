@@ -199,3 +199,6 @@ mod proto {
     #[derive(Clone, Copy, PartialEq, prost::Message)]
     pub(super) struct Nothing {}
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,3 +256,36 @@ impl AsyncWrite for Io {
         each!(&mut *self, io => Pin::new(io).poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::tls::testing::{soon, tcp_pair};
+
+    #[tokio::test]
+    async fn bytes_that_were_read_ahead_come_first_and_in_any_portion() {
+        let (mut near, far) = tcp_pair().await;
+        let mut far = Rewind::new(far);
+        near.write_all(b"abcdef").await.unwrap();
+        while far.buffered().len() < 6 {
+            soon(far.fill(1)).await.unwrap();
+        }
+        far.consume(1);
+        near.write_all(b"ghi").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut first = [0; 2];
+        soon(far.read_exact(&mut first)).await.unwrap();
+        let mut rest = Vec::new();
+        soon(far.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!((&first[..], &rest[..]), (&b"bc"[..], &b"defghi"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_connection_writes_vectors_and_stays_small() {
+        let (near, _far) = tcp_pair().await;
+        assert!(Io::from(near).is_write_vectored());
+        assert!(size_of::<Io>() <= 96, "{} bytes", size_of::<Io>());
+    }
+}

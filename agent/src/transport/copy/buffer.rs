@@ -25,3 +25,8 @@ pub(super) fn give(buffer: Box<[u8]>) {
         }
     });
 }
+
+#[cfg(test)]
+pub(super) fn kept() -> usize {
+    FREE.with_borrow(Vec::len)
+}
