@@ -1,0 +1,1 @@
+//! What the agent shows: node-wide and per pod.

@@ -1,0 +1,1 @@
+//! Settings: what was typed, and what is used.

@@ -1,0 +1,1 @@
+//! Tables fed by a fake controller over real sockets.

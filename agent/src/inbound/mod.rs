@@ -1,0 +1,93 @@
+//! Connections that come to a pod: who they are from, whether they may, and the application.
+//!
+//! ```text
+//! connection.rs   what was steered here: policy of the port, TLS or plain, detect the protocol
+//!   direct.rs     what came to the proxy's own port: TLS and a transport header are a must
+//!     http.rs     the life of a request
+//!     tcp.rs      the life of a connection that is bytes
+//!         permit.rs   who may do what on one connection, decided once per policy
+//! ```
+//! One [`Inbound`] per pod and worker: its pools are used by that worker's thread only.
+
+mod connection;
+mod direct;
+mod http;
+mod permit;
+mod tcp;
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{
+    context::PodContext,
+    discovery::{Watched, model::InboundServer},
+    metrics::TcpLabels,
+    sockets::listeners::Accepted,
+    transport::{
+        connector::{Connector, Mode, Target},
+        pool::Client,
+    },
+};
+
+/// One pod's way in, on one worker.
+#[derive(Debug)]
+pub struct Inbound {
+    pod: Arc<PodContext>,
+    applications: Mutex<HashMap<SocketAddr, Arc<Client>>>,
+    /// Policies that connections have asked for; kept, so that their watches live as long as the
+    /// pod does.
+    policies: Mutex<HashMap<u16, Arc<Watched<InboundServer>>>>,
+}
+
+impl Inbound {
+    /// Makes the way into a pod.
+    pub fn new(pod: Arc<PodContext>) -> Self {
+        Self {
+            pod,
+            applications: Mutex::default(),
+            policies: Mutex::default(),
+        }
+    }
+
+    /// Serves a connection to the pod until it ends.
+    pub async fn serve(self: Arc<Self>, accepted: Accepted) {
+        connection::serve(self, accepted).await;
+    }
+
+    /// Closes connections that nobody has used for a while. Called once a second.
+    pub fn sweep(&self) {
+        self.applications.lock().retain(|_addr, client| {
+            client.sweep();
+            Arc::strong_count(client) > 1 || !client.is_idle()
+        });
+    }
+
+    fn policy(&self, port: u16) -> Arc<Watched<InboundServer>> {
+        let mut policies = self.policies.lock();
+        let policy = policies
+            .entry(port)
+            .or_insert_with(|| self.pod.discovery.inbound(&self.pod.workload, port));
+        Arc::clone(policy)
+    }
+
+    /// Connections to the application that listens there.
+    fn application(&self, addr: SocketAddr) -> Arc<Client> {
+        let pod = &self.pod;
+        let mut applications = self.applications.lock();
+        let client = applications.entry(addr).or_insert_with(|| {
+            let connector = Connector {
+                target: Target {
+                    addr,
+                    mode: Mode::Plain,
+                },
+                stock: Arc::clone(&pod.stock),
+                identity: pod.identity.clone(),
+                limit: pod.workload.settings.load().inbound_connect_timeout,
+                metrics: pod.metrics.tcp(&TcpLabels::InboundDestination),
+            };
+            Arc::new(Client::new(connector, pod.connections.clone()))
+        });
+        Arc::clone(client)
+    }
+}

@@ -1,0 +1,3 @@
+//! The weft-agent binary.
+
+fn main() {}
