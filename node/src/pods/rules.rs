@@ -1,0 +1,416 @@
+//! The policy route that turns marked connections of a pod back to its loopback: one rule and one
+//! route per address family, by rtnetlink, from inside the pod's network namespace.
+//!
+//! `ip rule pref P fwmark M/M lookup T` and `ip route local default dev lo src <pod address>
+//! table T`. A family is routed only if the pod has an address of it: otherwise a destination that
+//! was unreachable before would seem to be reachable, and clients would not fall back to the other
+//! family. The route names the source, or the kernel would choose 127.0.0.1. Rules of others with
+//! a lower preference win over ours; they are reported, not touched.
+
+use std::{future::Future, io, net::IpAddr};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressMessage},
+    link::LinkAttribute,
+    route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
+};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+
+use crate::pods::sockets::Family;
+
+/// Numbers of the rule and the route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// Bits that mark a connection to be steered.
+    pub mark: u32,
+    /// Which bits of the mark count.
+    pub mask: u32,
+    /// Routing table.
+    pub table: u32,
+    /// Preference of the rule.
+    pub preference: u32,
+}
+
+/// What a pod's namespace looks like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Interfaces other than lo, by index and name.
+    pub interfaces: Vec<(u32, String)>,
+    /// Every address on those, the main one of each family first. Link-local ones are among them.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What is to be noted about a namespace's rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignRule {
+    /// Family of the rule.
+    pub family: Family,
+    /// Its preference, lower than ours.
+    pub preference: u32,
+    /// The table it leads to.
+    pub table: u32,
+}
+
+/// Why a namespace's routing cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// No netlink socket, or no runtime to drive it.
+    #[error("open a netlink socket in the pod's network namespace")]
+    Socket(#[source] io::Error),
+    /// The kernel refused.
+    #[error("{step}")]
+    Netlink {
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        source: rtnetlink::Error,
+    },
+}
+
+impl View {
+    /// The address of a family that the pod speaks from, if it has one beyond its link.
+    pub fn source(&self, family: Family) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| Family::of(*address) == family && !is_link_local(*address))
+    }
+
+    /// Families that connections can leave by.
+    pub fn families(&self) -> Vec<Family> {
+        [Family::V4, Family::V6]
+            .into_iter()
+            .filter(|family| self.source(*family).is_some())
+            .collect()
+    }
+}
+
+impl Family {
+    /// Family of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    const fn version(self) -> IpVersion {
+        match self {
+            Self::V4 => IpVersion::V4,
+            Self::V6 => IpVersion::V6,
+        }
+    }
+
+    const fn address_family(self) -> AddressFamily {
+        match self {
+            Self::V4 => AddressFamily::Inet,
+            Self::V6 => AddressFamily::Inet6,
+        }
+    }
+}
+
+/// Reads the interfaces and addresses of the namespace that the calling thread is in.
+///
+/// # Errors
+/// When netlink fails.
+pub fn view() -> Result<View, RouteError> {
+    drive(async |handle| {
+        let links: Vec<_> = handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("list the pod's interfaces"))?;
+        let addresses: Vec<_> = handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("list the pod's addresses"))?;
+        let interfaces: Vec<(u32, String)> = links
+            .iter()
+            .filter(|link| link.header.link_layer_type != LOOPBACK)
+            .filter_map(|link| {
+                let name = link.attributes.iter().find_map(|attribute| {
+                    if let LinkAttribute::IfName(name) = attribute {
+                        Some(name.clone())
+                    } else {
+                        None
+                    }
+                })?;
+                Some((link.header.index, name))
+            })
+            .collect();
+        let addresses = addresses
+            .iter()
+            .filter(|address| {
+                interfaces
+                    .iter()
+                    .any(|(index, _)| *index == address.header.index)
+            })
+            .filter_map(usable_address)
+            .collect();
+        Ok(View {
+            interfaces,
+            addresses,
+        })
+    })
+}
+
+/// Adds rule and route for every family that the pod has; what is there already stays.
+///
+/// # Errors
+/// When netlink fails.
+pub fn add(routing: Routing, view: &View) -> Result<Vec<ForeignRule>, RouteError> {
+    let view = view.clone();
+    drive(async move |handle| {
+        let mut foreign = Vec::new();
+        for family in view.families() {
+            let rules = rules(&handle, family).await?;
+            if !rules.iter().any(|rule| is_ours(rule, routing)) {
+                add_rule(&handle, routing, family).await?;
+            }
+            if let Some(source) = view.source(family) {
+                add_route(&handle, routing, source).await?;
+            }
+            foreign.extend(
+                rules
+                    .iter()
+                    .filter_map(|rule| foreign_rule(rule, family, routing)),
+            );
+        }
+        Ok(foreign)
+    })
+}
+
+/// Whether rule and route are there for every family that the pod has.
+///
+/// # Errors
+/// When netlink fails.
+pub fn is_routed(routing: Routing, view: &View) -> Result<bool, RouteError> {
+    let view = view.clone();
+    drive(async move |handle| {
+        for family in view.families() {
+            let rules = rules(&handle, family).await?;
+            if !rules.iter().any(|rule| is_ours(rule, routing)) {
+                return Ok(false);
+            }
+            if routes(&handle, routing, family).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+}
+
+/// Removes our rules and routes of both families. Nothing to remove is no error.
+///
+/// # Errors
+/// When netlink fails.
+pub fn remove(routing: Routing) -> Result<(), RouteError> {
+    drive(async move |handle| {
+        for family in [Family::V4, Family::V6] {
+            let Ok(rules) = rules(&handle, family).await else {
+                continue; // a kernel without IPv6
+            };
+            for rule in rules.into_iter().filter(|rule| is_ours(rule, routing)) {
+                let deleted = handle.rule().del(rule).execute().await;
+                tolerate(deleted, libc::ENOENT).map_err(failed("delete the steering rule"))?;
+            }
+            for route in routes(&handle, routing, family).await? {
+                let deleted = handle.route().del(route).execute().await;
+                tolerate(deleted, libc::ESRCH).map_err(failed("delete the steering route"))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Runs netlink requests to their end on this thread: the socket must be made here, where the
+/// namespace is the pod's, and the caller must not yield.
+fn drive<R, F>(work: impl FnOnce(Handle) -> F) -> Result<R, RouteError>
+where
+    F: Future<Output = Result<R, RouteError>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(RouteError::Socket)?;
+    runtime.block_on(async {
+        let (connection, handle, _messages) =
+            rtnetlink::new_connection().map_err(RouteError::Socket)?;
+        tokio::select! {
+            biased;
+            result = work(handle) => result,
+            () = connection => Err(RouteError::Socket(io::ErrorKind::BrokenPipe.into())),
+        }
+    })
+}
+
+async fn rules(handle: &Handle, family: Family) -> Result<Vec<RuleMessage>, RouteError> {
+    let rules = handle.rule().get(family.version()).execute();
+    rules
+        .try_collect()
+        .await
+        .map_err(failed("list the pod's routing rules"))
+}
+
+async fn routes(
+    handle: &Handle,
+    routing: Routing,
+    family: Family,
+) -> Result<Vec<RouteMessage>, RouteError> {
+    let mut filter = RouteMessage::default();
+    filter.header.address_family = family.address_family();
+    let mut found = Vec::new();
+    let mut all = handle.route().get(filter).execute().fuse();
+    while let Some(route) = all
+        .try_next()
+        .await
+        .map_err(failed("list the pod's routes"))?
+    {
+        let in_table = route
+            .attributes
+            .iter()
+            .any(|attribute| *attribute == RouteAttribute::Table(routing.table));
+        if in_table && route.header.kind == RouteType::Local {
+            found.push(route);
+        }
+    }
+    Ok(found)
+}
+
+async fn add_rule(handle: &Handle, routing: Routing, family: Family) -> Result<(), RouteError> {
+    let request = handle
+        .rule()
+        .add()
+        .table_id(routing.table)
+        .priority(routing.preference)
+        .fw_mark(routing.mark)
+        .action(RuleAction::ToTable);
+    let mask = RuleAttribute::FwMask(routing.mask);
+    let added = match family {
+        Family::V4 => {
+            let mut request = request.v4();
+            request.message_mut().attributes.push(mask);
+            request.execute().await
+        }
+        Family::V6 => {
+            let mut request = request.v6();
+            request.message_mut().attributes.push(mask);
+            request.execute().await
+        }
+    };
+    tolerate(added, libc::EEXIST).map_err(failed("add the steering rule"))
+}
+
+async fn add_route(handle: &Handle, routing: Routing, source: IpAddr) -> Result<(), RouteError> {
+    let message = match source {
+        IpAddr::V4(source) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .pref_source(source)
+            .table_id(routing.table)
+            .output_interface(LOOPBACK_INDEX)
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .build(),
+        IpAddr::V6(source) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            .pref_source(source)
+            .table_id(routing.table)
+            .output_interface(LOOPBACK_INDEX)
+            .kind(RouteType::Local)
+            .build(),
+    };
+    // Replace, so that a source address that has changed is followed.
+    let added = handle.route().add(message).replace().execute().await;
+    tolerate(added, libc::EEXIST).map_err(failed("add the steering route"))
+}
+
+fn is_ours(rule: &RuleMessage, routing: Routing) -> bool {
+    let has = |wanted: RuleAttribute| rule.attributes.contains(&wanted);
+    has(RuleAttribute::FwMark(routing.mark))
+        && has(RuleAttribute::FwMask(routing.mask))
+        && table_of(rule) == routing.table
+}
+
+fn foreign_rule(rule: &RuleMessage, family: Family, routing: Routing) -> Option<ForeignRule> {
+    let preference = rule
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::Priority(preference) => Some(*preference),
+            _ => None,
+        })
+        .unwrap_or(0);
+    // Preference 0 is the kernel's own rule for local addresses.
+    (preference != 0 && preference < routing.preference && !is_ours(rule, routing)).then(|| {
+        ForeignRule {
+            family,
+            preference,
+            table: table_of(rule),
+        }
+    })
+}
+
+fn table_of(rule: &RuleMessage) -> u32 {
+    rule.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::Table(table) => Some(*table),
+            _ => None,
+        })
+        .unwrap_or_else(|| rule.header.table.into())
+}
+
+fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
+    let is_tentative = message.attributes.iter().any(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => {
+            flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+        }
+        _ => false,
+    });
+    if is_tentative {
+        return None;
+    }
+    // Of a point-to-point interface, IFA_LOCAL is ours and IFA_ADDRESS is the peer's.
+    let find = |local: bool| {
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) if local => Some(*address),
+                AddressAttribute::Address(address) if !local => Some(*address),
+                _ => None,
+            })
+    };
+    find(true).or_else(|| find(false))
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// A local route through lo; lo has the same index in every namespace.
+const LOOPBACK_INDEX: u32 = 1;
+
+const LOOPBACK: netlink_packet_route::link::LinkLayerType =
+    netlink_packet_route::link::LinkLayerType::Loopback;
+
+fn failed(step: &'static str) -> impl FnOnce(rtnetlink::Error) -> RouteError {
+    move |source| RouteError::Netlink { step, source }
+}
+
+/// Turns one error number into success.
+fn tolerate(outcome: Result<(), rtnetlink::Error>, errno: i32) -> Result<(), rtnetlink::Error> {
+    match outcome {
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -errno => Ok(()),
+        other => other,
+    }
+}
