@@ -17,7 +17,8 @@ fn drops(world: &World, node: &str) -> Result<f64> {
     let scrape = world.node(node)?.daemon_metrics()?;
     let samples = scrape.samples.iter();
     Ok(samples
-        .filter(|sample| sample.name.starts_with("weft_") && sample.name.contains("guard"))
+        .filter(|sample| sample.name == "weft_kernel_decisions_total")
+        .filter(|sample| sample.label("reason").starts_with("guard_drop"))
         .map(|sample| sample.value)
         .sum())
 }
