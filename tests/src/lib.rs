@@ -19,6 +19,7 @@ pub mod cgroup;
 pub mod cni;
 pub mod demo;
 pub mod eventually;
+pub mod fixture;
 pub mod hammer;
 pub mod http;
 pub mod leftovers;

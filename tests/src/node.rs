@@ -30,6 +30,8 @@ pub const AGENT_ADMIN: u16 = 9990;
 pub const DAEMON_ADMIN: u16 = 9991;
 /// User of the agent: nobody.
 const AGENT_UID: u32 = 65534;
+/// Time an agent gets to finish what is open: longer than its own limit.
+const DRAIN: Duration = Duration::from_secs(45);
 /// Time a daemon gets to end after it was asked to.
 const STOP: Duration = Duration::from_secs(20);
 
@@ -57,6 +59,8 @@ pub struct Node {
     join: Mutex<Option<Join>>,
     daemon: Mutex<Option<Process>>,
     agent: Mutex<Option<Process>>,
+    /// Admin port of the agent that accepts; another one while a second agent takes over.
+    agent_admin: Mutex<u16>,
 }
 
 /// Where the parts of a node are; made by [`crate::World`].
@@ -96,6 +100,7 @@ impl Node {
             join: Mutex::default(),
             daemon: Mutex::default(),
             agent: Mutex::default(),
+            agent_admin: Mutex::new(AGENT_ADMIN),
         };
         for folder in [node.run_dir(), node.bpffs(), node.folder.join("join")] {
             fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -194,11 +199,17 @@ impl Node {
         for (file, text) in [("anchors.pem", &join.anchors), ("token", &join.token)] {
             let path = self.join_file(file);
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            // Readable by the agent's user and root.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o400))?;
             chown(&path, Some(AGENT_UID), Some(AGENT_UID))?;
         }
         *self.join.lock() = Some(join);
         Ok(())
+    }
+
+    /// What [`Node::set_join`] was told last.
+    pub fn join(&self) -> Option<Join> {
+        self.join.lock().clone()
     }
 
     fn join_file(&self, file: &str) -> PathBuf {
@@ -256,12 +267,40 @@ impl Node {
     /// # Errors
     /// As [`Node::start_agent`].
     pub fn start_agent_with(&self, args: &[&str]) -> Result<()> {
+        let admin = *self.agent_admin.lock();
         let launch = self
             .join_args(self.launch("weft-agent")?)?
-            .args(["--admin-addr", &format!("127.0.0.1:{AGENT_ADMIN}")])
+            .args(["--admin-addr", &format!("127.0.0.1:{admin}")])
             .args(args)
             .user(&AGENT_UID.to_string());
-        self.start(&self.agent, launch, "weft-agent", AGENT_ADMIN)
+        self.start(&self.agent, launch, "weft-agent", admin)
+    }
+
+    /// Starts a second agent beside the first, as an upgrade does, and waits for the first one to
+    /// drain and end by itself.
+    ///
+    /// # Errors
+    /// When the second does not become ready, or the first does not end.
+    pub fn replace_agent(&self) -> Result<()> {
+        let mut first = self.agent.lock().take().context("no agent runs")?;
+        {
+            let mut admin = self.agent_admin.lock();
+            *admin = if *admin == AGENT_ADMIN {
+                AGENT_ADMIN + 5
+            } else {
+                AGENT_ADMIN
+            };
+        }
+        self.start_agent()?;
+        let status = first.wait(DRAIN).context("the older agent")?;
+        ensure!(status.success(), "the older agent ended: {status}");
+        Ok(())
+    }
+
+    /// Stops the agent as a supervisor would; whether it ended in time.
+    pub fn stop_agent(&self) -> bool {
+        let process = self.agent.lock().take();
+        process.is_some_and(|mut process| process.terminate(DRAIN))
     }
 
     fn start(
@@ -334,7 +373,8 @@ impl Node {
     /// # Errors
     /// When it does not answer.
     pub fn agent_metrics(&self) -> Result<Scrape> {
-        self.scrape(AGENT_ADMIN)
+        let admin = *self.agent_admin.lock();
+        self.scrape(admin)
     }
 
     /// What the node daemon counts.

@@ -337,6 +337,30 @@ impl Process {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
+    /// Writes a line to its standard input.
+    ///
+    /// # Errors
+    /// When that is closed.
+    pub fn write_line(&mut self, line: &str) -> Result<()> {
+        let stdin = self
+            .child
+            .stdin
+            .as_mut()
+            .context("standard input is closed")?;
+        writeln!(stdin, "{line}").with_context(|| self.name.clone())
+    }
+
+    /// Writes a last line to its standard input, ends that, and waits for the end of the process.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn close_stdin_with(&mut self, line: &str) -> Result<()> {
+        // It may have ended before, when its connection was refused.
+        self.write_line(line).ok();
+        self.close_stdin();
+        self.wait(PATIENCE).map(drop)
+    }
+
     /// Ends its standard input.
     pub fn close_stdin(&mut self) {
         drop(self.child.stdin.take());
