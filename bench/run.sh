@@ -13,7 +13,7 @@ if [ "${1:-}" = --list ]; then
   exit
 fi
 
-export BENCH_TMP BENCH_CGROUP2=$CGROUP2
+export BENCH_TMP BENCH_CGROUP2=$CGROUP2 PYTHONDONTWRITEBYTECODE=1
 export NGINX=${NGINX:-$(command -v nginx || echo /usr/sbin/nginx)}
 export ENVOY=${ENVOY:-$(command -v envoy)}
 export VEGETA=${VEGETA:-$(command -v vegeta)}

@@ -125,7 +125,7 @@ node_up() { # SIDE
 agent_up() { # SIDE
   spawn $1-host agent $(as_mesh ${WEFT_AGENT_WRAP:-} "$WEFT_BIN/weft-agent") $(joined $1) \
     --admin-addr $(admin_of $1 agent) --workers 1 --cluster-networks 10.0.0.0/8
-  wait_for 30 "weft-agent ($1)" ready $(admin_of $1 agent)
+  wait_for 60 "weft-agent ($1)" ready $(admin_of $1 agent)
 }
 
 # cni COMMAND NODE POD NAMESPACE IP: plays the kubelet.
