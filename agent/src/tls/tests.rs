@@ -93,7 +93,7 @@ async fn both_ends_prove_who_they_are_with_the_parameters_of_the_mesh() {
 async fn a_server_with_another_identity_is_not_talked_to() {
     let ca = Ca::new("root");
     let (client, _server) = handshake(&ca.credentials(WEB), &ca.credentials(API), WEB, false).await;
-    let error = client.err().expect("the peer is not web");
+    let error = client.expect_err("the peer is not web");
     assert_eq!(
         error.to_string(),
         format!("certificate does not match TLS identity: expected {WEB}, found {API}")
