@@ -4,6 +4,8 @@
 
 mod node;
 mod pod;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     node::{Describe, node_admin},

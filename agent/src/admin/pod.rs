@@ -1,7 +1,7 @@
 //! A pod's admin port (4191): its own metrics and health, as its sidecar would show them.
 //!
 //! Takes plaintext and mesh TLS, HTTP/1. What only the pod itself may do is answered to loopback
-//! clients and to the pod's own addresses alone; everyone else gets 403. `/shutdown` drains this
+//! clients alone; everyone else gets 403. `/shutdown` drains this
 //! pod's connections, not the agent.
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
@@ -113,7 +113,7 @@ impl PodAdmin {
         Ok(())
     }
 
-    fn answer<B>(&self, request: &Request<B>, client: IpAddr) -> Response<Full<Bytes>> {
+    pub(super) fn answer<B>(&self, request: &Request<B>, client: IpAddr) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let is_allowed = match path {
@@ -121,7 +121,7 @@ impl PodAdmin {
             _ => is_read,
         };
         let is_own = matches!(path, "/shutdown" | "/env.json" | "/proxy-log-level");
-        if is_own && !self.pod.workload.is_local(client) {
+        if is_own && !client.is_loopback() {
             return text(StatusCode::FORBIDDEN, "");
         }
         if !is_allowed {

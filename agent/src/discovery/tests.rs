@@ -48,6 +48,9 @@ const AUTHORITY: &str = "web.shop.svc.cluster.local:80";
 /// A stream that was opened: what was asked, and where to put answers.
 type Opened<Q, A> = (Q, mpsc::Sender<Result<A, Status>>);
 
+/// What the fake answers with.
+type Answer<A> = Result<Response<ReceiverStream<Result<A, Status>>>, Status>;
+
 /// One RPC of the fake: tells the test of each stream.
 struct Rpc<Q, A>(mpsc::UnboundedSender<Opened<Q, A>>);
 
@@ -60,10 +63,7 @@ impl<Q, A> Rpc<Q, A> {
         (Self(sender), receiver)
     }
 
-    fn open(
-        &self,
-        request: Request<Q>,
-    ) -> Result<Response<ReceiverStream<Result<A, Status>>>, Status> {
+    fn open(&self, request: Request<Q>) -> Answer<A> {
         let bearer = request.metadata().get("authorization");
         if bearer.is_none_or(|bearer| bearer != "Bearer secret") {
             return Err(Status::unauthenticated("no token"));
@@ -338,10 +338,10 @@ fn profile(name: &str) -> DestinationProfile {
 }
 
 fn endpoints_of(target: &OutboundTarget) -> Arc<model::EndpointSet> {
-    match &target.destination {
-        Destination::Balance(set) => Arc::clone(set),
-        other => panic!("not balanced: {other:?}"),
-    }
+    let Destination::Balance(set) = &target.destination else {
+        panic!("not balanced: {target:?}");
+    };
+    Arc::clone(set)
 }
 
 /// Waits until a set satisfies `is`.
@@ -532,10 +532,10 @@ async fn a_pod_address_takes_the_endpoint_of_its_profile() {
         (known.protocol, &known.authority),
         (Protocol::Opaque, &None)
     );
-    match &known.destination {
-        Destination::Forward(endpoint) => assert_eq!(endpoint.identity().unwrap().as_str(), WEB),
-        other => panic!("not forwarded: {other:?}"),
-    }
+    let Destination::Forward(endpoint) = &known.destination else {
+        panic!("not forwarded: {known:?}");
+    };
+    assert_eq!(endpoint.identity().unwrap().as_str(), WEB);
 }
 
 #[tokio::test]
@@ -548,15 +548,12 @@ async fn an_address_outside_the_cluster_goes_on_as_it_is_once_the_controller_has
         .send(Err(Status::unimplemented("old controller")))
         .await
         .unwrap();
-    match &first(&target).await.destination {
-        Destination::Forward(endpoint) => {
-            assert_eq!(
-                (endpoint.addr, endpoint.tls.is_none()),
-                ("192.0.2.1:443".parse().unwrap(), true)
-            );
-        }
-        other => panic!("not forwarded: {other:?}"),
-    }
+    let known = first(&target).await;
+    let Destination::Forward(endpoint) = &known.destination else {
+        panic!("not forwarded: {known:?}");
+    };
+    assert_eq!(endpoint.addr, "192.0.2.1:443".parse().unwrap());
+    assert_eq!(endpoint.tls, None);
     assert!(
         world.profile.try_recv().is_err(),
         "profiles are for the cluster's networks only"
