@@ -260,3 +260,6 @@ impl Shard {
         drop(self.connections.spawn(accept(listener, stop, each)));
     }
 }
+
+#[cfg(test)]
+mod tests;

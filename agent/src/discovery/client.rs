@@ -229,3 +229,72 @@ impl Drop for Call {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::TcpListener, task::JoinSet};
+    use tokio_rustls::TlsAcceptor;
+    use tower_service::Service as _;
+
+    use super::*;
+    use crate::tls::testing::{Ca, soon};
+
+    const NAME: &str = "linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local";
+
+    /// A server with a certificate for `name`.
+    async fn serve(ca: &Ca, name: &str, tasks: &mut JoinSet<()>) -> Arc<str> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let end = std::time::SystemTime::now() + crate::tls::testing::HOUR;
+        let key = ca.certified(&[name], end);
+        let mut config = rustls::ServerConfig::builder_with_provider(crypto::provider())
+            .with_protocol_versions(crypto::VERSIONS)
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(
+                Arc::unwrap_or_clone(key),
+            )));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tasks.spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                acceptor.accept(socket).await.map(drop).ok();
+            }
+        });
+        addr.into()
+    }
+
+    #[tokio::test]
+    async fn the_controller_is_trusted_by_name_and_by_the_anchors_of_the_moment() {
+        let (old, new) = (Ca::new("old"), Ca::new("new"));
+        let mut tasks = JoinSet::new();
+        let address = serve(&new, NAME, &mut tasks).await;
+        let impostor = serve(&new, "impostor.example", &mut tasks).await;
+        let tls = ControllerTls::new(&old.pem(), NAME).unwrap();
+        let connect = |address: &Arc<str>| {
+            let address = Arc::clone(address);
+            let tls = tls.clone();
+            soon(Connector { address, tls }.call(Uri::from_static("https://x")))
+        };
+        assert!(connect(&address).await.is_err(), "not vouched for");
+        assert!(tls.set_anchors("no certificate").is_err());
+        tls.set_anchors(&new.pem()).unwrap();
+        assert!(connect(&address).await.is_ok());
+        assert!(connect(&impostor).await.is_err(), "the wrong name");
+    }
+
+    #[tokio::test]
+    async fn addresses_without_a_port_are_refused() {
+        let tls = ControllerTls::new(&Ca::new("ca").pem(), NAME).unwrap();
+        for (address, is_good) in [
+            ("10.0.0.1:8086", true),
+            ("[fd00::1]:8086", true),
+            ("controller.example:8086", true),
+            ("10.0.0.1", false),
+            ("controller.example:http", false),
+            ("a b:80", false),
+        ] {
+            assert_eq!(channel(address, tls.clone()).is_ok(), is_good, "{address}");
+        }
+    }
+}

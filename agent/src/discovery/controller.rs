@@ -158,6 +158,13 @@ impl Controller {
         })
     }
 
+    /// Forgets every answer that nobody else holds.
+    #[cfg(test)]
+    pub(super) fn forget_all(&self) {
+        self.targets.clear();
+        self.ports.clear();
+    }
+
     /// Finds or starts endpoint sets on behalf of clients of a namespace.
     fn endpoint_sets(
         &self,

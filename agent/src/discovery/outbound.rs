@@ -259,3 +259,74 @@ fn authority(profile: &Profile, destination: SocketAddr) -> Option<Arc<str>> {
     let name = profile.name.as_ref()?;
     Some(format!("{name}:{}", destination.port()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDR: &str = "10.1.0.2:80";
+
+    /// What is decided, in short.
+    fn decide(profile: Answer<Profile>, policy: Answer<Policy>) -> Option<String> {
+        let sets = |authority: &Arc<str>| Arc::new(EndpointSet::fixed(authority, vec![]));
+        let answers = Answers { profile, policy };
+        let target = combine(ADDR.parse().unwrap(), &answers, &sets)?;
+        let authority = target.authority.unwrap_or_default();
+        Some(match target.destination {
+            Destination::Balance(set) => format!("{authority} to set {}", set.authority()),
+            Destination::Forward(endpoint) => format!("{authority} to {}", endpoint.addr),
+            Destination::Forbidden(reason) => format!("{authority} {reason}"),
+        })
+    }
+
+    #[test]
+    fn a_policy_decides_then_a_profile_and_silence_decides_nothing() {
+        let endpoint = |addr: &str| Arc::new(Endpoint::plain(addr.parse().unwrap()));
+        let policy = |goal| {
+            Answer::Some(Policy {
+                protocol: Protocol::Detect,
+                detect_timeout: DETECT_TIMEOUT,
+                parent: Meta::default_named("p"),
+                route: Meta::default_named("r"),
+                backend: Meta::default_named("b"),
+                goal,
+            })
+        };
+        let service = || Profile {
+            name: Some("web.shop.svc".into()),
+            ..Profile::default()
+        };
+        let pod = || Profile {
+            endpoint: Some(endpoint("10.1.0.3:80")),
+            ..Profile::default()
+        };
+        let balance = || policy(Goal::Balance("other.shop.svc:80".into()));
+        let forward = || policy(Goal::Forward(endpoint("10.1.0.4:80")));
+        for (profile, policy, expected) in [
+            (Answer::Unknown, Answer::Unknown, None),
+            (Answer::Some(pod()), Answer::Unknown, None),
+            (Answer::Unknown, Answer::None, None),
+            (
+                Answer::Unknown,
+                balance(),
+                Some("other.shop.svc:80 to set other.shop.svc:80"),
+            ),
+            (
+                Answer::Some(service()),
+                balance(),
+                Some("web.shop.svc:80 to set other.shop.svc:80"),
+            ),
+            (Answer::Some(pod()), forward(), Some(" to 10.1.0.4:80")),
+            (Answer::None, policy(Goal::Forbidden("no")), Some(" no")),
+            (Answer::Some(pod()), Answer::None, Some(" to 10.1.0.3:80")),
+            (
+                Answer::Some(service()),
+                Answer::None,
+                Some("web.shop.svc:80 to set web.shop.svc:80"),
+            ),
+            (Answer::None, Answer::None, Some(" to 10.1.0.2:80")),
+        ] {
+            assert_eq!(decide(profile, policy).as_deref(), expected);
+        }
+    }
+}

@@ -151,12 +151,14 @@ impl Follow {
 
 fn end(call: &mut Call, status: Status) -> End {
     call.ended(status.code());
-    match status.code() {
-        code @ (Code::InvalidArgument
-        | Code::FailedPrecondition
-        | Code::NotFound
-        | Code::Unimplemented) => End::Refused(code),
-        _ => End::Broken(status),
+    let code = status.code();
+    let has_no_answer = matches!(
+        code,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::Unimplemented
+    );
+    match has_no_answer {
+        true => End::Refused(code),
+        false => End::Broken(status),
     }
 }
 

@@ -112,6 +112,11 @@ impl<K: Clone + Eq + Hash, T> Table<K, T> {
             .collect()
     }
 
+    #[cfg(test)]
+    pub(super) fn clear(&self) {
+        self.slots.store(Arc::default());
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.load().len()
     }

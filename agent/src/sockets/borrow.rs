@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -47,8 +48,8 @@ pub enum ListenerKind {
 /// What weft-node says.
 #[derive(Debug)]
 pub enum Event {
-    /// A pod is meshed from here on, or its listeners are others than before: those given here
-    /// replace all earlier ones.
+    /// A pod is meshed from here on, or its listeners or addresses are others than before: those
+    /// given here replace all earlier ones.
     PodAdded {
         /// The pod's record.
         pod: Box<Pod>,
@@ -106,6 +107,7 @@ impl Borrower {
     /// # Errors
     /// None: a weft-node that is not there is waited for.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        raise_descriptor_limit();
         // Boxed: packets and their control data make a large future, and there is one of it.
         stop.run_until_cancelled(Box::pin(self.keep_connected()))
             .await;
@@ -133,6 +135,19 @@ impl Borrower {
             while self.requests.try_recv().is_ok() {}
             tokio::time::sleep(wait).await;
         }
+    }
+}
+
+/// Every pod costs descriptors by the dozen; the usual soft limit of 1,024 is there for programs
+/// that use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, current = ?limit.current, "limit of open descriptors cannot be raised");
     }
 }
 

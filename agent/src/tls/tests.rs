@@ -90,10 +90,29 @@ async fn both_ends_prove_who_they_are_with_the_parameters_of_the_mesh() {
 }
 
 #[tokio::test]
+async fn a_handshake_in_progress_takes_little_memory() {
+    let credentials = Ca::new("root").credentials(WEB);
+    let (near, far) = tcp_pair().await;
+    let server = id(API);
+    let connecting = client::connect(near, &credentials, &server, true);
+    assert!(
+        size_of_val(&connecting) < 4096,
+        "{}",
+        size_of_val(&connecting)
+    );
+    let accepting = server::accept(far, &credentials);
+    assert!(
+        size_of_val(&accepting) < 4096,
+        "{}",
+        size_of_val(&accepting)
+    );
+}
+
+#[tokio::test]
 async fn a_server_with_another_identity_is_not_talked_to() {
     let ca = Ca::new("root");
     let (client, _server) = handshake(&ca.credentials(WEB), &ca.credentials(API), WEB, false).await;
-    let error = client.err().expect("the peer is not web");
+    let error = client.expect_err("the peer is not web");
     assert_eq!(
         error.to_string(),
         format!("certificate does not match TLS identity: expected {WEB}, found {API}")
@@ -266,6 +285,8 @@ async fn a_hello_offers_what_linkerds_does_in_its_order() {
     let length = u16::from_be_bytes([hello[3], hello[4]]);
     let mut hello = vec![0; length.into()];
     soon(far.read_exact(&mut hello)).await.unwrap();
+    // What a capture of linkerd2-proxy's hello has, with the ALPN extension.
+    assert_eq!(5 + usize::from(length), 1425 + API.len() + 26);
     let has = |bytes: &[u8]| hello.windows(bytes.len()).any(|window| window == bytes);
     assert!(has(&[0x00, 0x2b, 0, 3, 2, 3, 4]), "versions: TLS 1.3 alone");
     assert!(has(&[0, 6, 0x13, 1, 0x13, 2, 0x13, 3]), "suites");

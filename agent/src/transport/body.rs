@@ -1,8 +1,8 @@
 //! The one body of responses: bytes from upstream, with what has to happen when they end.
 //!
 //! A struct and not a boxed trait object: a response then needs no allocation of its own. It ends
-//! in one of three ways: to its end, with an error, or dropped by hyper (which does not ask a
-//! body of known length for its end, nor one that may have no bytes). Each way gives the
+//! in one of three ways: to its end, with an error, or dropped by hyper (which does not ask for
+//! the end of a body that has a known length, has trailers, or may have no bytes). Each way gives the
 //! connection back if nothing of the response is left on it, and records the exchange once.
 
 use std::{
@@ -115,7 +115,11 @@ impl HttpBody for Body {
                 if let Some(exchange) = &mut self.exchange {
                     exchange.frame(frame.trailers_ref());
                 }
-                self.end_if_over();
+                // Nothing follows trailers, and hyper does not ask.
+                match frame.is_trailers() {
+                    true => self.end(),
+                    false => self.end_if_over(),
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {

@@ -35,7 +35,7 @@ pub(super) enum Invalid {
     },
 }
 
-fn invalid(field: &'static str, value: impl ToString) -> Invalid {
+fn invalid(field: &'static str, value: impl std::fmt::Display) -> Invalid {
     Invalid::Value {
         field,
         value: value.to_string(),

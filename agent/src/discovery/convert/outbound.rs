@@ -152,10 +152,10 @@ macro_rules! choose {
             use proto::$module::distribution::Kind;
             let route = routes.into_iter().next()?;
             let rule = route.rules.into_iter().next()?;
-            let forbidden = |filters: Vec<proto::$module::Filter>| {
+            let forbidden = |filters: &[proto::$module::Filter]| {
                 filters
-                    .into_iter()
-                    .filter_map(|filter| filter.kind)
+                    .iter()
+                    .filter_map(|filter| filter.kind.as_ref())
                     .find_map($forbids)
             };
             let first = match rule.backends.and_then(|backends| backends.kind) {
@@ -167,10 +167,10 @@ macro_rules! choose {
                     .and_then(|backend| backend.backend),
                 Some(Kind::Empty(_)) | None => None,
             };
-            let verdict = match (forbidden(rule.filters), first) {
+            let verdict = match (forbidden(&rule.filters), first) {
                 (Some(reason), _) => Verdict::Forbidden(reason),
                 (None, None) => Verdict::Forbidden("route without backend"),
-                (None, Some(backend)) => match (forbidden(backend.filters), backend.backend) {
+                (None, Some(backend)) => match (forbidden(&backend.filters), backend.backend) {
                     (Some(reason), _) => Verdict::Forbidden(reason),
                     (None, None) => Verdict::Forbidden("route without backend"),
                     (None, Some(backend)) => Verdict::Backend(backend),
@@ -189,7 +189,7 @@ choose!(choose_grpc, GrpcRoute, grpc_route, grpc_forbids);
 choose!(choose_opaque, OpaqueRoute, opaque_route, opaque_forbids);
 choose!(choose_tls, TlsRoute, tls_route, tls_forbids);
 
-fn http_forbids(filter: proto::http_route::filter::Kind) -> Option<&'static str> {
+fn http_forbids(filter: &proto::http_route::filter::Kind) -> Option<&'static str> {
     use proto::http_route::filter::Kind;
     match filter {
         Kind::FailureInjector(http_route::HttpFailureInjector { ratio: None, .. }) => {
@@ -202,7 +202,7 @@ fn http_forbids(filter: proto::http_route::filter::Kind) -> Option<&'static str>
     }
 }
 
-fn grpc_forbids(filter: proto::grpc_route::filter::Kind) -> Option<&'static str> {
+fn grpc_forbids(filter: &proto::grpc_route::filter::Kind) -> Option<&'static str> {
     use proto::grpc_route::filter::Kind;
     match filter {
         Kind::FailureInjector(grpc_route::GrpcFailureInjector { ratio: None, .. }) => {
@@ -212,7 +212,7 @@ fn grpc_forbids(filter: proto::grpc_route::filter::Kind) -> Option<&'static str>
     }
 }
 
-fn opaque_forbids(filter: proto::opaque_route::filter::Kind) -> Option<&'static str> {
+const fn opaque_forbids(filter: &proto::opaque_route::filter::Kind) -> Option<&'static str> {
     use proto::opaque_route::filter::Kind;
     match filter {
         Kind::Invalid(_) => Some("invalid backend"),
@@ -220,7 +220,7 @@ fn opaque_forbids(filter: proto::opaque_route::filter::Kind) -> Option<&'static 
     }
 }
 
-fn tls_forbids(filter: proto::tls_route::filter::Kind) -> Option<&'static str> {
+const fn tls_forbids(filter: &proto::tls_route::filter::Kind) -> Option<&'static str> {
     use proto::tls_route::filter::Kind;
     match filter {
         Kind::Invalid(_) => Some("invalid backend"),

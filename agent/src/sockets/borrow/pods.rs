@@ -36,7 +36,7 @@ pub(super) struct Pods {
 struct Held {
     listeners: Vec<Listener>,
     stock: Arc<Stock>,
-    families: Vec<Family>,
+    ips: Vec<IpAddr>,
 }
 
 struct Listener {
@@ -152,19 +152,18 @@ impl Pods {
         if let Some(announced) = &mut self.announced {
             announced.insert(pod.uid.clone());
         }
-        let families = families(&ips);
         let is_same = self
             .held
             .get(&pod.uid)
-            .is_some_and(|held| held.has(&offered));
+            .is_some_and(|held| held.has(&offered) && held.ips == ips);
         let held = self.held.entry(pod.uid.clone()).or_insert_with(|| Held {
             listeners: Vec::new(),
             stock: Arc::new(Stock::new(pod.uid.clone(), Arc::clone(&self.lender))),
-            families: Vec::new(),
+            ips: Vec::new(),
         });
-        held.families = families;
-        for family in &held.families {
-            held.stock.prepare(*family);
+        held.ips.clone_from(&ips);
+        for family in families(&ips) {
+            held.stock.prepare(family);
         }
         let pod = Box::new(pod);
         if is_same {
