@@ -13,6 +13,8 @@ mod csr;
 mod files;
 mod server;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::{Path, PathBuf},

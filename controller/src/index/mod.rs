@@ -14,6 +14,8 @@ mod selector;
 mod service;
 mod settings;
 mod slice;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

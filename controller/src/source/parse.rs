@@ -111,6 +111,13 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let headers: Vec<_> = serde_norway::Deserializer::from_str(text)
         .take(MAX_DOCUMENTS)
         .map(Option::<Header>::deserialize)
+        .scan(None, |last, header| {
+            // Behind a syntax error there is nothing but the same error, again and again.
+            let error = header.as_ref().err().map(ToString::to_string);
+            let is_stuck = error.is_some() && error == *last;
+            *last = error;
+            (!is_stuck).then_some(header)
+        })
         .collect();
     let documents = serde_norway::Deserializer::from_str(text);
     for (number, (header, document)) in headers.into_iter().zip(documents).enumerate() {
@@ -245,7 +252,7 @@ where
     D: Deserializer<'de>,
 {
     let mut unknown = Vec::new();
-    let object = serde_ignored::deserialize(document, |path| unknown.push(path.to_string()))?;
+    let object = serde_ignored::deserialize(document, |path| unknown.push(path.to_string().replace("?.", "")))?;
     for path in unknown {
         parsed.warning(at, format!("unknown field {path} is ignored"));
     }

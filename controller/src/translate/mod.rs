@@ -8,6 +8,8 @@ mod inbound;
 mod nodes;
 mod outbound;
 mod profile;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 
