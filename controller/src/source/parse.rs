@@ -252,7 +252,9 @@ where
     D: Deserializer<'de>,
 {
     let mut unknown = Vec::new();
-    let object = serde_ignored::deserialize(document, |path| unknown.push(path.to_string().replace("?.", "")))?;
+    let object = serde_ignored::deserialize(document, |path| {
+        unknown.push(path.to_string().replace("?.", ""))
+    })?;
     for path in unknown {
         parsed.warning(at, format!("unknown field {path} is ignored"));
     }
