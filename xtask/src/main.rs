@@ -8,6 +8,7 @@
     reason = "a program for the terminal"
 )]
 
+mod bench;
 mod check;
 mod demo;
 mod ebpf;
@@ -30,6 +31,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measures Weft beside no proxy and an Envoy pair.
+    Bench(bench::Args),
     /// Builds the kernel programs into target/bpf.
     BuildEbpf(ebpf::Args),
     /// Checks layers, sizes, dependencies and document links.
@@ -44,6 +47,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::BuildEbpf(args) => ebpf::run(&args),
         Command::Check => check::run(),
         Command::Demo(args) => demo::run(&args),
