@@ -51,9 +51,10 @@ impl Events {
         let ring = Map::from_map_data(data)
             .and_then(RingBuf::try_from)
             .map_err(failed)?;
-        Ok(Self {
-            ring: AsyncFd::register(ring).map_err(|error| reading(error.into()))?,
-        })
+        // SAFETY: the ring buffer owns its file descriptor, keeps it for as long as it lives and
+        // does not change it; it lives in the `AsyncFd`.
+        let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| reading(error.into()))?;
+        Ok(Self { ring })
     }
 
     /// Waits for the next event.
