@@ -17,11 +17,10 @@ fn main() -> io::Result<()> {
     match fs::read(&object) {
         Ok(bytes) => fs::write(placed, bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            match variable("PROFILE")?.as_str() {
-                "release" => {
-                    println!("cargo::warning=no eBPF object: run `cargo xtask build-ebpf`")
-                }
-                _ => {}
+            if variable("PROFILE")? == "release" {
+                return Err(io::Error::other(
+                    "no eBPF object in target/bpf: run `cargo xtask build-ebpf` before a release build",
+                ));
             }
             fs::write(placed, [])
         }

@@ -110,6 +110,10 @@ impl KernelError {
     }
 
     /// What an operator can do; empty when it is for us to repair.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "most of aya's errors have no remedy of their own"
+    )]
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::NoDatapath => "run `cargo xtask build-ebpf` and build weft-node again",
@@ -121,11 +125,11 @@ impl KernelError {
             }
             Self::Object(error) => match error.as_ref() {
                 EbpfError::MapError(error) => map_remedy(error),
-                _ => "run `weft-node preflight`: the kernel may lack a feature",
+                _ => UNKNOWN,
             },
             Self::Program { source, .. } => match source.as_ref() {
                 ProgramError::LoadError { io_error, .. } => io_remedy(io_error),
-                _ => "run `weft-node preflight`: the kernel may lack a feature",
+                _ => UNKNOWN,
             },
             Self::MapDiffers { .. } => "run `weft-node cleanup`, then start again",
             Self::Map { source, .. } => map_remedy(source),
@@ -135,6 +139,12 @@ impl KernelError {
     }
 }
 
+const UNKNOWN: &str = "run `weft-node preflight`: the kernel may lack a feature";
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most of aya's errors have no remedy of their own"
+)]
 fn map_remedy(error: &MapError) -> &'static str {
     match error {
         MapError::SyscallError(error) => io_remedy(&error.io_error),

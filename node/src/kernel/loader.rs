@@ -189,6 +189,10 @@ pub(super) fn load_object(
 }
 
 /// Has the kernel check and take the program.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "we have four of aya's kinds of programs"
+)]
 pub(super) fn load_program(
     object: &mut Ebpf,
     program: &'static str,

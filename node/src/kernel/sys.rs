@@ -67,6 +67,8 @@ pub(super) struct ProgramInfo {
     pub(super) tag: [u8; 8],
     /// Numbers of the maps it uses, sorted.
     pub(super) maps: Vec<u32>,
+    /// Its name, cut to 15 bytes by the kernel.
+    pub(super) name: String,
 }
 
 /// Runs one bpf(2) command.
@@ -285,7 +287,13 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         .min(maps.len());
     let mut maps = maps[..count].to_vec();
     maps.sort_unstable();
-    Ok(ProgramInfo { tag: raw.tag, maps })
+    let name = raw.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    let name = String::from_utf8_lossy(name).into_owned();
+    Ok(ProgramInfo {
+        tag: raw.tag,
+        maps,
+        name,
+    })
 }
 
 /// Opens the program with the number.

@@ -14,6 +14,8 @@ pub mod packet;
 mod peer;
 mod protocol;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::{future::Future, os::fd::OwnedFd, pin::Pin};
 

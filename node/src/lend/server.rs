@@ -169,6 +169,3 @@ pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -13,6 +13,8 @@ mod converge;
 pub mod datapath;
 pub mod desired;
 pub mod enrol;
+#[cfg(test)]
+mod fake;
 pub mod inside;
 pub mod legacy;
 pub mod netns;
@@ -24,6 +26,8 @@ pub mod rules;
 pub mod sockets;
 pub mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use requests::{Announcement, Lending, RequestError};
 pub use table::{Config, Parts, Pods};

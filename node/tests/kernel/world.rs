@@ -10,7 +10,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
+        unix::{fs::MetadataExt, net::UnixStream},
     },
     path::{Path, PathBuf},
     process::Command,
@@ -79,6 +79,24 @@ impl Netns {
             File::open("/proc/thread-self/ns/net").expect("own namespace")
         });
         Self(made.join().unwrap().into())
+    }
+
+    /// A namespace inside a pod, which forwards for it.
+    pub fn nested(pod: &Self, gateway: &str, own: &str) -> Self {
+        let nested = Self::new();
+        let peer = nested.path();
+        pod.ip(&format!(
+            "link add inner type veth peer name eth0 netns {peer}"
+        ));
+        pod.ip(&format!("addr add {gateway}/24 dev inner"));
+        pod.ip("link set inner up");
+        pod.inside(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))
+            .expect("forward");
+        nested.ip("link set lo up");
+        nested.ip(&format!("addr add {own}/24 dev eth0"));
+        nested.ip("link set eth0 up");
+        nested.ip(&format!("route add default via {gateway}"));
+        nested
     }
 
     /// Runs something on a thread inside.
@@ -220,7 +238,7 @@ impl Pod {
         }
     }
 
-    fn enrol(&mut self, kernel: &Kernel) {
+    pub fn enrol(&mut self, kernel: &Kernel) {
         let Place { slot, uid, .. } = self.place;
         kernel.add_pod(&self.known(Guard::Enforce)).expect("add");
         kernel.set_skips(self.cookie, &self.skips()).expect("skips");
@@ -273,6 +291,7 @@ impl Pod {
 
     /// Makes the proxy's listeners and puts them in their places.
     pub fn listen(&mut self, kernel: &Kernel) {
+        self.deafen();
         for (which, addr) in [
             (ListenerSlot::Outbound4, "127.0.0.1:4140"),
             (ListenerSlot::Outbound6, "[::1]:4140"),
@@ -443,7 +462,13 @@ fn transparent6(socket: &Socket) -> io::Result<()> {
     // SAFETY: value and length are ours, and the length is that of the value.
     let result = unsafe {
         let value = (&raw const one).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_IPV6, libc::IPV6_TRANSPARENT, value, 4)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IPV6,
+            libc::IPV6_TRANSPARENT,
+            value,
+            4,
+        )
     };
     match result {
         0 => Ok(()),
@@ -473,4 +498,27 @@ pub fn is_readable(socket: &impl AsFd, patience: Duration) -> bool {
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
     let timeout = patience.try_into().expect("short");
     poll(&mut fds, Some(&timeout)).expect("poll") > 0
+}
+
+/// Ends the socket's connection so that it can connect again.
+pub fn disconnect(socket: &Socket) {
+    let unspecified = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC.try_into().expect("0"),
+        sa_data: [0; 14],
+    };
+    // SAFETY: the address is a whole `sockaddr` of that length.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const unspecified, 16) };
+    assert_eq!(result, 0, "disconnect: {}", io::Error::last_os_error());
+}
+
+/// Waits until something is so.
+pub fn eventually(mut is_so: impl FnMut() -> bool) {
+    let (_writer, silent) = UnixStream::pair().expect("pair");
+    for _ in 0..500 {
+        if is_so() {
+            return;
+        }
+        assert!(!is_readable(&silent, Duration::from_millis(10)));
+    }
+    panic!("it did not come");
 }
