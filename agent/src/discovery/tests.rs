@@ -211,7 +211,8 @@ impl World {
                     let acceptor = acceptor.clone();
                     async move { acceptor.accept(socket?).await }
                 });
-                tasks.spawn(async move { routes.serve_with_incoming(streams).await.unwrap() });
+                let serve = Box::pin(routes.serve_with_incoming(streams));
+                tasks.spawn(async move { serve.await.unwrap() });
                 let tls = ControllerTls::new(&ca.pem(), NAME).unwrap();
                 channel(&addr.to_string(), tls).unwrap()
             }
