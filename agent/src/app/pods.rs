@@ -110,13 +110,13 @@ impl Pods {
                 stop.cancelled().await;
                 break;
             }
-            self.apply(event).await;
+            self.apply(event);
         }
         self.with.workers.stop();
         Ok(())
     }
 
-    async fn apply(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         self.leaving.retain(|pod| !pod.connections.is_empty());
         match event {
             Event::PodAdded {
@@ -146,7 +146,7 @@ impl Pods {
                 if self.snapshot.take().is_none() {
                     self.with.metrics.agent.lend_reconnects.inc();
                 }
-                self.with.link.serving().await;
+                self.with.link.serving();
                 info!(pods = self.pods.len(), "serving");
             }
             Event::Drain => {}
