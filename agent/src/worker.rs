@@ -15,10 +15,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior},
 };
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 use weft_api::model::PodUid;
 
@@ -65,7 +62,7 @@ enum Command {
 struct Shard {
     outbound: Arc<Outbound>,
     inbound: Arc<Inbound>,
-    connections: TaskTracker,
+    pod: Arc<PodContext>,
     /// Dropped to stop accepting.
     accepting: Option<DropGuard>,
 }
@@ -103,7 +100,8 @@ impl Workers {
         })
     }
 
-    /// Accepts a pod's connections. A pod that is known already gets new listeners.
+    /// Accepts a pod's connections. A pod that is known already gets new listeners, and what it
+    /// has open stays; with another context it is taken for new.
     ///
     /// # Errors
     /// When a listener cannot be duplicated.
@@ -191,9 +189,10 @@ async fn run(mut commands: mpsc::UnboundedReceiver<Command>, epoch: Instant) {
             command = commands.recv() => match command {
                 None => return,
                 Some(Command::Add(pod, listeners)) => {
-                    let shard = pods
-                        .entry(pod.workload.uid.clone())
-                        .or_insert_with(|| Shard::new(&pod, epoch));
+                    let uid = pod.workload.uid.clone();
+                    // With a context of its own it is new to us, for example for new addresses.
+                    pods.retain(|known, shard| *known != uid || Arc::ptr_eq(&shard.pod, &pod));
+                    let shard = pods.entry(uid).or_insert_with(|| Shard::new(pod, epoch));
                     shard.accept(listeners);
                 }
                 Some(Command::Remove(uid)) => {
@@ -217,11 +216,11 @@ async fn run(mut commands: mpsc::UnboundedReceiver<Command>, epoch: Instant) {
 }
 
 impl Shard {
-    fn new(pod: &Arc<PodContext>, epoch: Instant) -> Self {
+    fn new(pod: Arc<PodContext>, epoch: Instant) -> Self {
         Self {
-            outbound: Arc::new(Outbound::new(Arc::clone(pod), epoch)),
-            inbound: Arc::new(Inbound::new(Arc::clone(pod))),
-            connections: pod.connections.clone(),
+            outbound: Arc::new(Outbound::new(Arc::clone(&pod), epoch)),
+            inbound: Arc::new(Inbound::new(Arc::clone(&pod))),
+            pod,
             accepting: None,
         }
     }
@@ -254,10 +253,10 @@ impl Shard {
             Ok(listener) => listener,
             Err(error) => return warn!(%error, "listener cannot be used"),
         };
-        let connections = self.connections.clone();
+        let connections = self.pod.connections.clone();
         let each = move |accepted| drop(connections.spawn(serve(accepted)));
         // The loop ends with `stop`, before anybody waits for the pod's connections.
-        drop(self.connections.spawn(accept(listener, stop, each)));
+        drop(self.pod.connections.spawn(accept(listener, stop, each)));
     }
 }
 

@@ -110,13 +110,13 @@ impl Pods {
                 stop.cancelled().await;
                 break;
             }
-            self.apply(event).await;
+            self.apply(event);
         }
         self.with.workers.stop();
         Ok(())
     }
 
-    async fn apply(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         self.leaving.retain(|pod| !pod.connections.is_empty());
         match event {
             Event::PodAdded {
@@ -125,9 +125,17 @@ impl Pods {
                 listeners,
                 stock,
             } => {
+                let workload = Workload::new(&pod, &ips);
                 let context = match self.pods.get(&pod.uid) {
-                    Some(known) => Arc::clone(&known.context),
-                    None => self.context(&pod, Workload::new(&pod, &ips), stock),
+                    None => self.context(workload, stock, None),
+                    Some(known) if known.context.workload.ips == workload.ips => {
+                        Arc::clone(&known.context)
+                    }
+                    Some(known) => {
+                        let series = Arc::clone(&known.context.metrics);
+                        self.remove(&pod.uid);
+                        self.context(workload, stock, Some(series))
+                    }
                 };
                 self.serve(context, listeners);
                 self.change(&pod);
@@ -138,7 +146,7 @@ impl Pods {
                 if self.snapshot.take().is_none() {
                     self.with.metrics.agent.lend_reconnects.inc();
                 }
-                self.with.link.serving().await;
+                self.with.link.serving();
                 info!(pods = self.pods.len(), "serving");
             }
             Event::Drain => {}
@@ -147,14 +155,16 @@ impl Pods {
         self.with.metrics.agent.pods.set(count);
     }
 
-    fn context(&self, pod: &Pod, workload: Workload, stock: Arc<Stock>) -> Arc<PodContext> {
-        let labels = [
-            ("namespace", &*pod.namespace),
-            ("pod", &*pod.name),
-            (label_of_owner(&pod.owner.0), &*pod.owner.1),
-        ];
-        let labels = labels.into_iter().filter(|(key, _)| !key.is_empty());
-        let metrics = Arc::new(PodMetrics::new(labels));
+    /// Makes what connections of a pod need. `series` are those of the pod before its addresses
+    /// changed.
+    fn context(
+        &self,
+        workload: Workload,
+        stock: Arc<Stock>,
+        series: Option<Arc<PodMetrics>>,
+    ) -> Arc<PodContext> {
+        let uid = workload.uid.clone();
+        let metrics = series.unwrap_or_else(|| Arc::new(series_of(&workload)));
         let context = Arc::new(PodContext {
             identity: self.with.store.acquire(&workload.identity),
             workload: Arc::new(workload),
@@ -166,11 +176,8 @@ impl Pods {
             limits: Limits::default(),
         });
         let state = Arc::clone(&context) as Arc<dyn PodState>;
-        self.with.metrics.add_pod(pod.uid.clone(), metrics, state);
-        self.table
-            .0
-            .lock()
-            .insert(pod.uid.clone(), Arc::clone(&context));
+        self.with.metrics.add_pod(uid.clone(), metrics, state);
+        self.table.0.lock().insert(uid, Arc::clone(&context));
         context
     }
 
@@ -276,6 +283,15 @@ fn leave(pod: &PodContext) {
     pod.connections.close();
 }
 
+fn series_of(workload: &Workload) -> PodMetrics {
+    let labels = [
+        ("namespace", &*workload.namespace),
+        ("pod", &*workload.name),
+        (label_of_owner(&workload.owner.0), &*workload.owner.1),
+    ];
+    PodMetrics::new(labels.into_iter().filter(|(key, _)| !key.is_empty()))
+}
+
 /// Linkerd's label for a kind of owner: a label `job` is Prometheus' own.
 fn label_of_owner(kind: &str) -> &str {
     match kind {
@@ -331,3 +347,6 @@ impl PodState for PodContext {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,12 @@
 //! The connection to the controller, and what is put on and counted of every call.
 
 use std::{
+    error::Error as _,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,6 +22,8 @@ use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
+use tracing::{info, warn};
+use weft_runtime::logging::report;
 
 use crate::{
     identity::TokenFile,
@@ -101,7 +107,8 @@ fn client_config(anchors: &str) -> Result<Arc<rustls::ClientConfig>, ControllerE
 /// # Errors
 /// When the address is not `host:port`.
 pub fn channel(address: &str, tls: ControllerTls) -> Result<Channel, ControllerError> {
-    let endpoint = Endpoint::from_shared(format!("https://{address}"))
+    // The scheme is what tonic would do by itself: nothing, because the connector does TLS.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .ok()
         .filter(|_| {
             address
@@ -154,15 +161,15 @@ pub(super) struct Client {
     pub(super) token: TokenFile,
     pub(super) calls: Arc<HttpMetrics>,
     pub(super) metrics: AgentMetrics,
+    /// Whether the controller answered last time; many streams break at once, one says so.
+    pub(super) is_answering: Arc<AtomicBool>,
 }
 
 impl Client {
     /// Makes a request that carries the node's credential.
     pub(super) async fn request<M>(&self, message: M) -> Result<Request<M>, Status> {
         let bearer = self.token.bearer().await;
-        let bearer = bearer.map_err(|error| {
-            Status::unauthenticated(weft_runtime::logging::report(&error).to_string())
-        })?;
+        let bearer = bearer.map_err(|error| Status::unauthenticated(report(&error).to_string()))?;
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", bearer);
         Ok(request)
@@ -175,7 +182,21 @@ impl Client {
             calls: Arc::clone(&self.calls),
             started: Instant::now(),
             latency: None,
-            code: Code::Cancelled,
+            code: Some(Code::Cancelled),
+        }
+    }
+
+    /// Notes that the controller answers.
+    pub(super) fn answers(&self) {
+        if !self.is_answering.swap(true, Ordering::Relaxed) {
+            info!("controller answers");
+        }
+    }
+
+    /// Notes that it does not.
+    pub(super) fn fails(&self, status: &Status) {
+        if self.is_answering.swap(false, Ordering::Relaxed) {
+            warn!(code = ?status.code(), error = %report(status), "controller does not answer; what is known stays in use");
         }
     }
 }
@@ -191,7 +212,8 @@ pub(super) struct Call {
     calls: Arc<HttpMetrics>,
     started: Instant,
     latency: Option<Duration>,
-    code: Code,
+    /// `None` if there was no answer at all.
+    code: Option<Code>,
 }
 
 impl Call {
@@ -201,8 +223,10 @@ impl Call {
     }
 
     /// How the call ends. A call for which nobody says so was given up by us.
-    pub(super) fn ended(&mut self, code: Code) {
-        self.code = code;
+    pub(super) fn ended(&mut self, status: &Status) {
+        // What comes from the connection has a cause; what the controller has said has none.
+        let is_of_controller = self.latency.is_some() || status.source().is_none();
+        self.code = is_of_controller.then(|| status.code());
     }
 }
 
@@ -210,28 +234,32 @@ impl Drop for Call {
     fn drop(&mut self) {
         let failed = matches!(
             self.code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::PermissionDenied
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
+            None | Some(
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::PermissionDenied
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            )
         );
         self.calls.response(&Outcome {
-            status: Some(200),
+            status: self.code.map(|_| 200),
             class: match failed {
                 true => Classification::Failure,
                 false => Classification::Success,
             },
-            grpc_status: u16::try_from(i32::from(self.code)).ok(),
-            error: None,
+            grpc_status: self
+                .code
+                .and_then(|code| u16::try_from(i32::from(code)).ok()),
+            error: self.code.is_none().then_some("unclassified"),
             latency: self.latency.unwrap_or_else(|| self.started.elapsed()),
         });
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::{net::TcpListener, task::JoinSet};
     use tokio_rustls::TlsAcceptor;
     use tower_service::Service as _;
@@ -239,23 +267,27 @@ mod tests {
     use super::*;
     use crate::tls::testing::{Ca, soon};
 
-    const NAME: &str = "linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local";
+    pub(in crate::discovery) const NAME: &str =
+        "linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local";
+
+    /// Has a certificate for `name`.
+    pub(in crate::discovery) fn acceptor(ca: &Ca, name: &str) -> TlsAcceptor {
+        let end = std::time::SystemTime::now() + crate::tls::testing::HOUR;
+        let key = Arc::unwrap_or_clone(ca.certified(&[name], end));
+        let mut config = rustls::ServerConfig::builder_with_provider(crypto::provider())
+            .with_protocol_versions(crypto::VERSIONS)
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
 
     /// A server with a certificate for `name`.
     async fn serve(ca: &Ca, name: &str, tasks: &mut JoinSet<()>) -> Arc<str> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let end = std::time::SystemTime::now() + crate::tls::testing::HOUR;
-        let key = ca.certified(&[name], end);
-        let mut config = rustls::ServerConfig::builder_with_provider(crypto::provider())
-            .with_protocol_versions(crypto::VERSIONS)
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(
-                Arc::unwrap_or_clone(key),
-            )));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = acceptor(ca, name);
         tasks.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 acceptor.accept(socket).await.map(drop).ok();

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -78,6 +78,7 @@ impl Controller {
                 token: settings.token,
                 calls: settings.calls,
                 metrics: settings.metrics,
+                is_answering: Arc::new(AtomicBool::new(true)),
             },
             node: settings.node,
             cluster_networks: settings.cluster_networks,

@@ -34,7 +34,7 @@ impl<'key> Reporter<'key> {
     pub(super) fn refused(&mut self, error: Invalid) {
         self.count(Update::Refused);
         if self.complaint.as_ref() != Some(&error) {
-            warn!(stream = ?self.stream, subject = self.subject, %error, "message of the controller refused");
+            warn!(stream = self.stream.label(), subject = self.subject, %error, "message of the controller refused");
             self.complaint = Some(error);
         }
     }

@@ -86,11 +86,18 @@ impl Follow {
                 End::Renew => continue,
                 End::Broken(status) => {
                     client.metrics.stream_failures.get_or_create(&labels).inc();
-                    debug!(stream = ?self.stream, code = ?status.code(), error = status.message(), "stream broke");
+                    if !progress {
+                        client.fails(&status);
+                    }
+                    debug!(stream = self.stream.label(), code = ?status.code(), error = status.message(), "stream broke");
                     backoff.next(rand::random())
                 }
                 End::Refused(code) => {
-                    debug!(stream = ?self.stream, ?code, "controller has no answer");
+                    debug!(
+                        stream = self.stream.label(),
+                        ?code,
+                        "controller has no answer"
+                    );
                     if apply(Event::Refused(code)).is_break() {
                         return;
                     }
@@ -141,6 +148,9 @@ impl Follow {
                 }
                 Err(_elapsed) => return End::Renew,
             };
+            if first {
+                client.answers();
+            }
             if apply(Event::Message { message, first }).is_break() {
                 return End::Stop;
             }
@@ -150,7 +160,7 @@ impl Follow {
 }
 
 fn end(call: &mut Call, status: Status) -> End {
-    call.ended(status.code());
+    call.ended(&status);
     let code = status.code();
     let has_no_answer = matches!(
         code,

@@ -25,7 +25,10 @@ use tokio::{
     sync::{Mutex, mpsc},
     task::JoinSet,
 };
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{ReceiverStream, TcpListenerStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, transport::Endpoint as Channels};
 use weft_api::{
@@ -37,10 +40,15 @@ use weft_api::{
 };
 
 use super::{
+    client::tests::{NAME, acceptor},
     model::{Destination, Hint, InboundServer, OutboundTarget, Protocol},
     *,
 };
-use crate::{identity::TokenFile, metrics::NodeMetrics, tls::testing::soon};
+use crate::{
+    identity::TokenFile,
+    metrics::NodeMetrics,
+    tls::testing::{Ca, soon},
+};
 
 const WEB: &str = "web.shop.serviceaccount.identity.linkerd.cluster.local";
 const AUTHORITY: &str = "web.shop.svc.cluster.local:80";
@@ -172,6 +180,11 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    /// With a certificate of a CA if there is one, else in plaintext.
+    async fn with(ca: Option<&Ca>) -> Self {
         let (get, gets) = Rpc::new();
         let (profile, profiles) = Rpc::new();
         let (outbound, outbounds) = Rpc::new();
@@ -179,21 +192,36 @@ impl World {
         let (bundle, bundles) = Rpc::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let server = tonic::transport::Server::builder()
+        let routes = tonic::transport::Server::builder()
             .add_service(DestinationServer::new(FakeDestination { get, profile }))
             .add_service(OutboundPoliciesServer::new(FakeOutbound(outbound)))
             .add_service(InboundServerPoliciesServer::new(FakeInbound(inbound)))
-            .add_service(NodeServer::new(FakeNode(bundle)))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .add_service(NodeServer::new(FakeNode(bundle)));
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { server.await.unwrap() });
+        let sockets = TcpListenerStream::new(listener);
+        let channel = match ca {
+            None => {
+                tasks.spawn(async move { routes.serve_with_incoming(sockets).await.unwrap() });
+                let endpoint = Channels::from_shared(format!("http://{addr}"));
+                endpoint.unwrap().connect_lazy()
+            }
+            Some(ca) => {
+                let acceptor = acceptor(ca, NAME);
+                let streams = sockets.then(move |socket| {
+                    let acceptor = acceptor.clone();
+                    async move { acceptor.accept(socket?).await }
+                });
+                let serve = Box::pin(routes.serve_with_incoming(streams));
+                tasks.spawn(async move { serve.await.unwrap() });
+                let tls = ControllerTls::new(&ca.pem(), NAME).unwrap();
+                channel(&addr.to_string(), tls).unwrap()
+            }
+        };
         let token = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(token.path(), "secret\n").unwrap();
         let metrics = Arc::new(NodeMetrics::default());
         let settings = Settings {
-            channel: Channels::from_shared(format!("http://{addr}"))
-                .unwrap()
-                .connect_lazy(),
+            channel,
             token: TokenFile::new(token.path()),
             node: "n1".into(),
             cluster_networks: Arc::from(["10.0.0.0/8".parse().unwrap()]),
@@ -470,7 +498,7 @@ async fn the_last_good_view_stays_over_a_broken_stream_until_the_next_one_speaks
     let view = until_endpoints(&set, |view| addrs(view).contains(&"10.1.0.4:8080".into())).await;
     assert_eq!(addrs(&view), ["10.1.0.3:8080", "10.1.0.4:8080"]);
     assert!(Arc::ptr_eq(&view.list[0], &before.list[1]));
-    let failures = r#"weft_discovery_stream_failures_total{stream="Destination"} 1"#;
+    let failures = r#"weft_discovery_stream_failures_total{stream="destination"} 1"#;
     assert!(
         world.has_metric(failures),
         "{}",
@@ -491,7 +519,7 @@ async fn nonsense_is_refused_and_counted_and_changes_nothing() {
     policies.send(Ok(balance(AUTHORITY))).await.unwrap();
     let set = endpoints_of(&*first(&target).await);
     assert_eq!(target.version(), 1);
-    let refused = r#"weft_discovery_updates_total{stream="OutboundPolicy",result="Refused"} 2"#;
+    let refused = r#"weft_discovery_updates_total{stream="outbound_policy",result="refused"} 2"#;
     assert!(world.has_metric(refused), "{}", world.metrics.render_node());
 
     // A bad endpoint is left out, its neighbours are taken.
@@ -706,4 +734,24 @@ async fn a_bundle_that_cannot_be_used_is_refused_and_the_next_one_taken() {
         bundles.try_recv().is_err(),
         "the same bundle again is nothing new"
     );
+}
+
+#[tokio::test]
+async fn the_controller_is_asked_over_tls() {
+    let mut world = World::with(Some(&Ca::new("ca"))).await;
+    let target = world.outbound("192.0.2.1:443");
+    let (_, policies) = soon(world.outbound.recv()).await.unwrap();
+    policies.send(Ok(balance(AUTHORITY))).await.unwrap();
+    first(&target).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_says_nothing_is_opened_again() {
+    let mut world = World::new().await;
+    let target = world.outbound("192.0.2.1:443");
+    let (_, silent) = soon(world.outbound.recv()).await.unwrap();
+    let (_, policies) = soon(world.outbound.recv()).await.unwrap();
+    soon(silent.closed()).await;
+    policies.send(Ok(balance(AUTHORITY))).await.unwrap();
+    first(&target).await;
 }

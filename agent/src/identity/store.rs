@@ -116,7 +116,8 @@ impl Store {
         Handle(entry)
     }
 
-    /// Replaces the trust bundle for every identity. One that does not parse changes nothing.
+    /// Replaces the trust bundle for every identity. One that does not parse changes nothing, nor
+    /// does the one that is in use, which is sent again whenever the controller's stream breaks.
     ///
     /// # Errors
     /// When it does not parse.
@@ -128,6 +129,9 @@ impl Store {
                 return Err(error);
             }
         };
+        if self.bundle().is_some_and(|current| *current == bundle) {
+            return Ok(());
+        }
         info!(anchors = bundle.len(), "trust bundle installed");
         count(&self.0.stats.bundles);
         self.0.bundle.send_replace(Some(Arc::new(bundle)));

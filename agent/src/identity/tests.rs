@@ -315,6 +315,10 @@ async fn a_new_bundle_takes_effect_at_once_and_a_broken_one_not_at_all() {
     assert!(Arc::ptr_eq(&old, &handle.current().unwrap()));
     assert_eq!(world.store.stats().bundles_refused.load(Relaxed), 1);
 
+    world.store.set_bundle(&old_ca.pem()).unwrap();
+    assert!(Arc::ptr_eq(&old, &handle.current().unwrap()));
+    assert_eq!(world.store.stats().bundles.load(Relaxed), 1);
+
     // Both roots: the old certificate stays, and peers with a new one are believed.
     world
         .store

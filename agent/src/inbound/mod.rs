@@ -35,9 +35,6 @@ use crate::{
 pub struct Inbound {
     pod: Arc<PodContext>,
     applications: Mutex<HashMap<SocketAddr, Arc<Client>>>,
-    /// Policies that connections have asked for; kept, so that their watches live as long as the
-    /// pod does.
-    policies: Mutex<HashMap<u16, Arc<Watched<InboundServer>>>>,
 }
 
 impl Inbound {
@@ -46,7 +43,6 @@ impl Inbound {
         Self {
             pod,
             applications: Mutex::default(),
-            policies: Mutex::default(),
         }
     }
 
@@ -59,16 +55,16 @@ impl Inbound {
     pub fn sweep(&self) {
         self.applications.lock().retain(|_addr, client| {
             client.sweep();
+            if self.pod.drain.is_cancelled() {
+                client.close();
+            }
             Arc::strong_count(client) > 1 || !client.is_idle()
         });
     }
 
+    /// Not kept here: whoever scans a pod's ports must not leave a watch for each behind.
     fn policy(&self, port: u16) -> Arc<Watched<InboundServer>> {
-        let mut policies = self.policies.lock();
-        let policy = policies
-            .entry(port)
-            .or_insert_with(|| self.pod.discovery.inbound(&self.pod.workload, port));
-        Arc::clone(policy)
+        self.pod.discovery.inbound(&self.pod.workload, port)
     }
 
     /// Connections to the application that listens there.
@@ -86,7 +82,11 @@ impl Inbound {
                 limit: pod.workload.settings.load().inbound_connect_timeout,
                 metrics: pod.metrics.tcp(&TcpLabels::InboundDestination),
             };
-            Arc::new(Client::new(connector, pod.connections.clone()))
+            Arc::new(Client::new(
+                connector,
+                pod.connections.clone(),
+                Arc::default(),
+            ))
         });
         Arc::clone(client)
     }

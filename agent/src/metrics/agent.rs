@@ -1,13 +1,15 @@
 //! What the agent counts about itself: `weft_*`.
 
+use std::fmt;
+
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
 /// Which watch of the controller's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// `Destination.Get`
     Destination,
@@ -22,12 +24,47 @@ pub enum Stream {
 }
 
 /// What became of an update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Update {
     /// It is in use.
     Applied,
     /// It could not be understood; the last good one stays.
     Refused,
+}
+
+impl Stream {
+    /// The stream as metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Destination => "destination",
+            Self::Profile => "profile",
+            Self::OutboundPolicy => "outbound_policy",
+            Self::InboundPolicy => "inbound_policy",
+            Self::TrustBundle => "trust_bundle",
+        }
+    }
+}
+
+impl Update {
+    /// The result as metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl EncodeLabelValue for Stream {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.label().encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Update {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.label().encode(encoder)
+    }
 }
 
 /// Labels of a stream.

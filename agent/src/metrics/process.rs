@@ -12,6 +12,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::tls::crypto;
+
 /// Clock ticks per second in /proc; the same on every architecture Linux runs on today.
 const TICKS: f64 = 100.0;
 
@@ -41,11 +43,10 @@ pub(super) fn register(registry: &mut Registry) {
         ])
         .set(1);
     registry.register("proxy_build_info", "Proxy build info", build);
-    if let Some(provider) = rustls::crypto::CryptoProvider::get_default() {
-        let rustls = Family::<Labels, Gauge>::default();
-        rustls.get_or_create(&provider_labels(provider)).set(1);
-        registry.register("rustls_info", "Proxy TLS info", rustls);
-    }
+    let rustls = Family::<Labels, Gauge>::default();
+    let labels = provider_labels(&crypto::provider());
+    rustls.get_or_create(&labels).set(1);
+    registry.register("rustls_info", "Proxy TLS info", rustls);
     registry.register_collector(Box::new(Process {
         started: SystemTime::now(),
     }));

@@ -7,6 +7,7 @@
 
 use std::{
     num::NonZeroU16,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -16,7 +17,7 @@ use std::{
 use arc_swap::Guard;
 use http::{HeaderValue, uri::Authority};
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::Outbound;
 use crate::{
@@ -99,26 +100,30 @@ impl Backend {
         target: &Arc<OutboundTarget>,
     ) -> Result<(Arc<Member>, Lease), Cause> {
         self.idle_sweeps.store(0, Relaxed);
+        let set = match &target.destination {
+            Destination::Forbidden(reason) => return Err(Cause::Forbidden(reason)),
+            Destination::Forward(endpoint) => return Ok(self.forward(outbound, target, endpoint)),
+            Destination::Balance(set) => set,
+        };
+        if let Look::Picked(member, lease) = self.look(outbound, target, set) {
+            return Ok((member, lease));
+        }
         loop {
-            // Subscribed before looking, so that no change falls in between.
-            let (look, changed) = match &target.destination {
-                Destination::Forbidden(reason) => {
-                    return Err(Cause::Forbidden(reason));
-                }
-                Destination::Forward(endpoint) => {
-                    return Ok(self.forward(outbound, target, endpoint));
-                }
-                Destination::Balance(set) => match self.look(outbound, target, set) {
-                    Look::Picked(member, lease) => return Ok((member, lease)),
-                    Look::Wait { .. } => {
-                        let changed = set.subscribe();
-                        (self.look(outbound, target, set), changed)
-                    }
-                },
-            };
-            match look {
+            // Listens before it looks, so that nothing happens in between.
+            let mut changed = set.subscribe();
+            let mut recovered = pin!(outbound.recovered.notified());
+            recovered.as_mut().enable();
+            let (again, deadline) = match self.look(outbound, target, set) {
                 Look::Picked(member, lease) => return Ok((member, lease)),
-                Look::Wait { again, deadline } => wait(again, deadline, changed).await?,
+                Look::Wait { again, deadline } => (again, deadline),
+            };
+            if Instant::now() >= deadline {
+                return Err(Cause::Failfast);
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(again.min(deadline)) => {}
+                Ok(()) = changed.changed() => {}
+                () = recovered => {}
             }
         }
     }
@@ -182,22 +187,6 @@ impl Backend {
         let again = retries.min().unwrap_or(deadline);
         Look::Wait { again, deadline }
     }
-}
-
-/// Waits until it is time to look again.
-async fn wait(
-    again: Instant,
-    deadline: Instant,
-    mut changed: watch::Receiver<u64>,
-) -> Result<(), Cause> {
-    if Instant::now() >= deadline {
-        return Err(Cause::Failfast);
-    }
-    tokio::select! {
-        () = tokio::time::sleep_until(again.min(deadline)) => {}
-        Ok(()) = changed.changed() => {}
-    }
-    Ok(())
 }
 
 impl Members {
@@ -273,7 +262,8 @@ impl Member {
                     limit: pod.workload.settings.load().outbound_connect_timeout,
                     metrics: pod.metrics.tcp(&TcpLabels::OutboundDestination(labels)),
                 };
-                Arc::new(Client::new(connector, pod.connections.clone()))
+                let recovered = Arc::clone(&outbound.recovered);
+                Arc::new(Client::new(connector, pod.connections.clone(), recovered))
             },
         ));
         Arc::new(Self {

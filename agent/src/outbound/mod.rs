@@ -17,7 +17,7 @@ mod tcp;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use self::backend::Backend;
 use crate::{
@@ -35,6 +35,8 @@ pub struct Outbound {
     epoch: Instant,
     backends: Mutex<HashMap<SocketAddr, Arc<Backend>>>,
     clients: Mutex<HashMap<Target, Arc<Client>>>,
+    /// Told when an endpoint that had failed can be reached again.
+    recovered: Arc<Notify>,
 }
 
 impl Outbound {
@@ -45,6 +47,7 @@ impl Outbound {
             epoch,
             backends: Mutex::default(),
             clients: Mutex::default(),
+            recovered: Arc::default(),
         }
     }
 
@@ -60,6 +63,9 @@ impl Outbound {
             .retain(|_destination, backend| Arc::strong_count(backend) > 1 || !backend.sweep());
         self.clients.lock().retain(|_target, client| {
             client.sweep();
+            if self.pod.drain.is_cancelled() {
+                client.close();
+            }
             Arc::strong_count(client) > 1 || !client.is_idle()
         });
     }

@@ -14,8 +14,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use weft_api::{
@@ -81,23 +82,32 @@ pub enum Event {
 pub struct Borrower {
     path: PathBuf,
     pods: Pods,
-    requests: mpsc::Receiver<lend::ToNode>,
+    requests: mpsc::Receiver<lend::SocketsWanted>,
+    serving: Arc<Notify>,
 }
 
 /// Speaks to weft-node on behalf of others. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Link(mpsc::Sender<lend::ToNode>);
+pub struct Link {
+    requests: mpsc::Sender<lend::SocketsWanted>,
+    serving: Arc<Notify>,
+}
 
 impl Borrower {
     /// Makes a client of the socket at `path`, and where its events come out.
     pub fn new(path: impl Into<PathBuf>) -> (Self, Link, mpsc::Receiver<Event>) {
         let (events, received) = mpsc::channel(EVENTS);
         let (sender, requests) = mpsc::channel(REQUESTS);
-        let link = Link(sender);
+        let serving = Arc::new(Notify::new());
+        let link = Link {
+            requests: sender,
+            serving: Arc::clone(&serving),
+        };
         let borrower = Self {
             path: path.into(),
             pods: Pods::new(events, Arc::new(link.clone())),
             requests,
+            serving,
         };
         (borrower, link, received)
     }
@@ -124,7 +134,10 @@ impl Borrower {
                         generation = self.pods.generation(),
                         "connected to weft-node"
                     );
-                    connection.serve(&mut self.pods, &mut self.requests).await
+                    let requests = &mut self.requests;
+                    connection
+                        .serve(&mut self.pods, requests, &self.serving)
+                        .await
                 }
                 Err(error) => error,
             };
@@ -133,6 +146,7 @@ impl Borrower {
             self.pods.disconnected();
             // What was asked on the old connection makes no sense on the next one.
             while self.requests.try_recv().is_ok() {}
+            self.serving.notified().now_or_never();
             tokio::time::sleep(wait).await;
         }
     }
@@ -153,15 +167,10 @@ fn raise_descriptor_limit() {
 
 impl Link {
     /// Says that connections are accepted for the pods announced so far. To be called after each
-    /// [`Event::SnapshotSent`], unless the agent drains.
-    pub async fn serving(&self) {
-        // The receiver lives as long as the process serves.
-        self.0
-            .send(lend::ToNode {
-                message: Some(lend::to_node::Message::Serving(lend::Serving {})),
-            })
-            .await
-            .ok();
+    /// [`Event::SnapshotSent`], unless the agent drains. Never waits: who reads events and waited
+    /// here for them to be sent on would wait for ever.
+    pub fn serving(&self) {
+        self.serving.notify_one();
     }
 }
 
@@ -172,11 +181,7 @@ impl Lender for Link {
             family: lend::Family::from(family).into(),
             count,
         };
-        self.0
-            .try_send(lend::ToNode {
-                message: Some(lend::to_node::Message::SocketsWanted(wanted)),
-            })
-            .is_ok()
+        self.requests.try_send(wanted).is_ok()
     }
 }
 

@@ -262,7 +262,7 @@ async fn what_is_lent_accepts_and_dials() {
         to_node::Message::SocketsWanted(_)
     ));
 
-    client.link.serving().await;
+    client.link.serving();
     assert!(matches!(agent.hear().await.0, to_node::Message::Serving(_)));
 }
 
@@ -350,6 +350,33 @@ async fn a_restart_of_weft_node_changes_nothing_for_pods_that_stay() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_new_record_cannot_be_used_stays_as_it_was() {
+    let node = Node::start();
+    let mut client = Client::start(&node);
+    let mut agent = node.accept().await;
+    agent.welcome().await;
+    agent.say_welcome(1).await;
+    agent.add(&pod("web"), &[]).await;
+    drop(agent);
+    let mut agent = node.accept().await;
+    agent.welcome().await;
+    agent.hear().await;
+    agent.say_welcome(1).await;
+    let mut record = weft_api::proto::node::Pod::from(&pod("web"));
+    record.identity = "no identity".into();
+    let added = to_agent::Message::PodAdded(lend::PodAdded {
+        pod: Some(record),
+        listeners: vec![],
+        ips: vec![],
+    });
+    let error = agent.tell(added, &[]).await;
+    assert!(error.starts_with("pod shop/web"), "{error}");
+    agent.end_snapshot().await;
+    client.added().await;
+    assert!(matches!(client.event().await, Event::SnapshotSent));
+}
+
+#[tokio::test]
 async fn who_waits_for_a_socket_is_told_when_there_is_none() {
     let node = Node::start();
     let mut client = Client::start(&node);
@@ -433,7 +460,7 @@ async fn one_that_drains_says_so_and_does_not_serve() {
     assert!(matches!(agent.hear().await.0, to_node::Message::Holding(_)));
     agent.say_welcome(1).await;
     agent.end_snapshot().await;
-    client.link.serving().await;
+    client.link.serving();
     let (_, stock) = client.added().await;
     assert!(matches!(client.event().await, Event::Drain));
     assert!(matches!(client.event().await, Event::SnapshotSent));

@@ -112,6 +112,12 @@ impl TrustBundle {
     }
 }
 
+impl PartialEq for TrustBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
+
 impl fmt::Debug for TrustBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TrustBundle({} anchors)", self.len())

@@ -1,7 +1,7 @@
 //! Finds out from the first bytes what a connection carries, and puts the bytes back.
 //!
 //! TLS: the server name in the first record decides whether the connection is for us; see
-//! [`tls`]. HTTP: the preface of HTTP/2 or the beginning of an HTTP/1 request; see [`http`].
+//! [`tls`]. HTTP: the preface of HTTP/2 or the beginning of an HTTP/1 request; see [`http()`].
 
 use std::{io, sync::Arc, time::Duration};
 

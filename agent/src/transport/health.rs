@@ -1,12 +1,15 @@
 //! Whether a target can be opened: after a failure it is left alone for a while, longer each time.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use weft_runtime::backoff::Backoff;
 
 const MIN: Duration = Duration::from_millis(100);
@@ -19,6 +22,8 @@ pub struct Health {
     failing: AtomicBool,
     failures: AtomicU32,
     retry: Mutex<Retry>,
+    /// Wakes those who wait for any target of the pod.
+    recovered: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -29,8 +34,10 @@ struct Retry {
     claimed: bool,
 }
 
-impl Default for Health {
-    fn default() -> Self {
+impl Health {
+    /// Makes one of which nothing is known. `recovered` is told when a target that had failed
+    /// can be opened again.
+    pub fn new(recovered: Arc<Notify>) -> Self {
         Self {
             failing: AtomicBool::new(false),
             failures: AtomicU32::new(0),
@@ -39,11 +46,10 @@ impl Default for Health {
                 at: None,
                 claimed: false,
             }),
+            recovered,
         }
     }
-}
 
-impl Health {
     /// Whether the last try failed and it is too early for another.
     pub fn is_failing(&self, now: Instant) -> bool {
         self.retry_at().is_some_and(|at| at > now)
@@ -80,7 +86,10 @@ impl Health {
             if self.failing.swap(false, Relaxed) {
                 let mut retry = self.retry.lock();
                 retry.at = None;
+                retry.claimed = false;
                 retry.backoff.reset();
+                drop(retry);
+                self.recovered.notify_waiters();
             }
             return;
         }
@@ -103,7 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_target_that_failed_is_left_alone_for_longer_each_time() {
-        let health = Health::default();
+        let health = Health::new(Arc::default());
         assert!(!health.is_failing(Instant::now()));
         for wait in [100, 200, 400] {
             health.note(false);

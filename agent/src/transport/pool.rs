@@ -1,7 +1,7 @@
 //! HTTP connections of one pod to one target, on one worker.
 //!
 //! HTTP/1: idle connections in a stack, newest first, looked at when taken, dropped when idle for
-//! [`IDLE_SWEEPS`] sweeps; no timer per connection. One goes back when its response has ended,
+//! three sweeps; no timer per connection. One goes back when its response has ended,
 //! which a [`Loan`] in the response's body sees; a response that is dropped half-way takes its
 //! connection with it. HTTP/2: exactly one connection, opened by the first who needs it while the
 //! others wait. This is the seam behind which another HTTP engine may stand.
@@ -20,6 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -33,8 +34,11 @@ use super::{
     io::Io,
 };
 
-/// Sweeps after which an idle HTTP/1 connection is closed: 3 s, as Linkerd does.
-pub const IDLE_SWEEPS: u32 = 3;
+/// Sweeps after which an idle HTTP/1 connection is closed: at most 3 s, as Linkerd does.
+const IDLE_SWEEPS: u32 = 3;
+/// Sweeps after which the HTTP/2 connection is closed if no request took it. Streams that are
+/// open go on to their end.
+const SHARED_IDLE_SWEEPS: u32 = 60;
 /// Idle HTTP/1 connections kept for one target.
 const MAX_IDLE: usize = 10_000;
 /// Windows of HTTP/2, as Linkerd sets them.
@@ -53,6 +57,8 @@ pub struct Client {
     /// Held while the HTTP/2 connection is being opened.
     opening: tokio::sync::Mutex<()>,
     sweeps: AtomicU32,
+    /// Sweeps since a request has last taken the HTTP/2 connection.
+    shared_unused: AtomicU32,
     health: Health,
 }
 
@@ -106,8 +112,9 @@ pub enum SendError {
 }
 
 impl Client {
-    /// Makes a pool without connections. `tasks` takes the tasks that drive them.
-    pub fn new(connector: Connector, tasks: TaskTracker) -> Self {
+    /// Makes a pool without connections. `tasks` takes the tasks that drive them, `recovered` is
+    /// told when the target can be opened again after a failure.
+    pub fn new(connector: Connector, tasks: TaskTracker, recovered: Arc<Notify>) -> Self {
         Self {
             connector,
             tasks,
@@ -115,7 +122,8 @@ impl Client {
             shared: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             sweeps: AtomicU32::new(0),
-            health: Health::default(),
+            shared_unused: AtomicU32::new(0),
+            health: Health::new(recovered),
         }
     }
 
@@ -170,12 +178,12 @@ impl Client {
             Connection::Http2(mut sender) => match sender.try_send_request(request).await {
                 Ok(response) => Ok(response.map(Body::from)),
                 Err(mut error) => match error.take_message() {
-                    Some(request) if sender.is_closed() => {
+                    Some(request) => {
                         let mut sender = self.shared().await?;
                         let sent = sender.send_request(request).await;
                         sent.map(|r| r.map(Body::from)).map_err(SendError::Lost)
                     }
-                    _ => Err(SendError::Lost(error.into_error())),
+                    None => Err(SendError::Lost(error.into_error())),
                 },
             },
             Connection::Http1 {
@@ -216,9 +224,12 @@ impl Client {
         let now = self.sweeps.fetch_add(1, Relaxed).wrapping_add(1);
         self.idle
             .lock()
-            .retain(|idle| now.wrapping_sub(idle.since) <= IDLE_SWEEPS && !idle.sender.is_closed());
+            .retain(|idle| now.wrapping_sub(idle.since) < IDLE_SWEEPS && !idle.sender.is_closed());
         let mut shared = self.shared.lock();
-        if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
+        let unused = self.shared_unused.fetch_add(1, Relaxed);
+        if unused >= SHARED_IDLE_SWEEPS
+            || shared.as_ref().is_some_and(http2::SendRequest::is_closed)
+        {
             *shared = None;
         }
     }
@@ -228,7 +239,7 @@ impl Client {
         self.idle.lock().is_empty() && self.shared.lock().is_none()
     }
 
-    /// Closes every connection that is not in use.
+    /// Closes every connection as soon as it is not in use.
     pub fn close(&self) {
         self.idle.lock().clear();
         *self.shared.lock() = None;
@@ -319,6 +330,7 @@ impl Client {
     }
 
     fn open_shared(&self) -> Option<http2::SendRequest<Incoming>> {
+        self.shared_unused.store(0, Relaxed);
         let shared = self.shared.lock();
         shared
             .as_ref()

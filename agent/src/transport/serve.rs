@@ -27,7 +27,7 @@ use tracing::debug;
 use super::{body::Body, counted::Counted, exec::Exec};
 
 /// How long an idle HTTP/1 connection stays when its pod drains.
-const IDLE_GRACE: Duration = Duration::from_secs(4);
+const IDLE_GRACE: Duration = Duration::from_secs(5);
 /// Windows of HTTP/2, as Linkerd sets them.
 const STREAM_WINDOW: u32 = 65_535;
 const CONNECTION_WINDOW: u32 = 1 << 20;

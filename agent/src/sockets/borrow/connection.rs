@@ -3,7 +3,7 @@
 use std::{os::fd::AsFd as _, os::fd::OwnedFd, path::Path};
 
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use weft_api::proto::lend::{self, to_agent, to_node};
 
 use super::{
@@ -54,7 +54,8 @@ impl Connection {
     pub(super) async fn serve(
         mut self,
         pods: &mut Pods,
-        requests: &mut mpsc::Receiver<lend::ToNode>,
+        requests: &mut mpsc::Receiver<lend::SocketsWanted>,
+        serving: &Notify,
     ) -> WireError {
         loop {
             let done = tokio::select! {
@@ -65,10 +66,12 @@ impl Connection {
                     }
                     Err(error) => Err(error),
                 },
-                Some(request) = requests.recv() => match request.message {
-                    Some(to_node::Message::Serving(_)) if pods.is_draining() => Ok(()),
-                    Some(message) => self.send(message).await,
-                    None => Ok(()),
+                Some(wanted) = requests.recv() => {
+                    self.send(to_node::Message::SocketsWanted(wanted)).await
+                }
+                () = serving.notified() => match pods.is_draining() {
+                    true => Ok(()),
+                    false => self.send(to_node::Message::Serving(lend::Serving {})).await,
                 },
             };
             if let Err(error) = done {

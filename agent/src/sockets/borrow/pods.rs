@@ -131,6 +131,11 @@ impl Pods {
     }
 
     async fn add(&mut self, added: lend::PodAdded, descriptors: Vec<OwnedFd>) -> Outcome {
+        // First of all: a pod whose record cannot be used is still there, and what was known of it
+        // before stays in use.
+        if let (Some(announced), Some(pod)) = (&mut self.announced, &added.pod) {
+            announced.insert(PodUid::from(pod.uid.as_str()));
+        }
         let kinds: Vec<_> = added.listeners().collect();
         if kinds.len() != descriptors.len() {
             return Err(format!(
@@ -148,9 +153,6 @@ impl Pods {
                 // Of a newer weft-node: what is not understood is not accepted on.
                 None => debug!(pod = %pod.display_name(), "listener of an unknown kind"),
             }
-        }
-        if let Some(announced) = &mut self.announced {
-            announced.insert(pod.uid.clone());
         }
         let is_same = self
             .held

@@ -128,7 +128,7 @@ fn names_that_are_none_are_left_out() {
     }
 }
 
-/// Not a fuzzer, but every run tries the same 200,000 damaged hellos.
+/// Not a fuzzer, but every run tries the same 50,000 damaged hellos.
 #[test]
 fn damaged_hellos_are_never_read_past_their_end() {
     let hello = hello();
@@ -140,7 +140,7 @@ fn damaged_hellos_are_never_read_past_their_end() {
         usize::try_from(state % below as u64).unwrap()
     };
     let mut named = 0;
-    for _nth in 0..200_000 {
+    for _nth in 0..50_000 {
         let mut damaged = hello.clone();
         for _hit in 0..=draw(3) {
             // Mostly in the first bytes and the extensions' heads, where lengths are.
@@ -155,10 +155,7 @@ fn damaged_hellos_are_never_read_past_their_end() {
             named += 1;
         }
     }
-    assert!(
-        named > 10_000,
-        "some of the damage does not matter: {named}"
-    );
+    assert!(named > 2_500, "some of the damage does not matter: {named}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use super::rig::*;
 use crate::{
     discovery::model::{Endpoint, Hint, Protocol},
+    sockets::listeners::Accepted,
     tls::testing::{Ca, soon},
     worker::{Listeners, Workers},
 };
@@ -25,7 +26,7 @@ async fn a_draining_pod_answers_what_comes_and_says_close() {
     let (head, body) = client.response().await;
     assert!(head.contains("connection: close\r\n"), "{head}");
     assert_eq!(body, b"ok");
-    assert_eq!(client.to_end().await, "");
+    assert_eq!(client.rest().await, "");
 }
 
 #[tokio::test]
@@ -47,7 +48,7 @@ async fn bytes_go_on_while_their_pod_drains() {
     mesh.app.context.drain.cancel();
     tokio::task::yield_now().await;
     client.send("still here\n").await;
-    assert_eq!(client.to_end().await, "still here\n");
+    assert_eq!(client.rest().await, "still here\n");
     drop(client);
     mesh.web.context.connections.close();
     soon(mesh.web.context.connections.wait()).await;
@@ -115,14 +116,14 @@ async fn idle_connections_go_after_three_sweeps_and_destinations_after_sixty() {
     client.send(GET).await;
     client.response().await;
     let closed = || web.count("tcp_close_total", &["peer=\"dst\""]);
-    for _ in 0..3 {
+    for _ in 0..2 {
         web.outbound.sweep();
     }
     assert_eq!(closed(), 0);
     client.send(GET).await;
     client.response().await;
     assert_eq!(application.connections(), 1);
-    for _ in 0..4 {
+    for _ in 0..3 {
         web.outbound.sweep();
     }
     eventually("the connection is closed", || closed() == 1).await;
@@ -133,4 +134,22 @@ async fn idle_connections_go_after_three_sweeps_and_destinations_after_sixty() {
         web.outbound.sweep();
     }
     assert_eq!(Arc::strong_count(&watched), 2, "the pod has let go of it");
+}
+
+#[tokio::test]
+async fn a_connection_takes_no_more_memory_than_it_should() {
+    let ca = Ca::new("root");
+    let pod = Pod::new(&ca, WEB);
+    let accepted = || async {
+        let (stream, _other) = crate::tls::testing::tcp_pair().await;
+        Accepted {
+            client: stream.peer_addr().unwrap(),
+            original_dst: service(),
+            stream,
+        }
+    };
+    let outbound = Arc::clone(&pod.outbound).serve(accepted().await);
+    let inbound = Arc::clone(&pod.inbound).serve(accepted().await);
+    let sizes = (size_of_val(&outbound), size_of_val(&inbound));
+    assert!(sizes.0 <= 2048 && sizes.1 <= 2048, "{sizes:?}");
 }

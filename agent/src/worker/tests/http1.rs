@@ -293,7 +293,7 @@ async fn websocket_and_connect_become_byte_pipes() {
         assert_eq!(head.lines().next(), reply.lines().next(), "{head}");
         assert_eq!(client.until("\n").await, "server first\n");
         client.send("hello\n").await;
-        assert_eq!(client.to_end().await, "you said hello\n");
+        assert_eq!(client.rest().await, "you said hello\n");
         let first = request.lines().next();
         assert_eq!(application.heads()[0].lines().next(), first);
         assert!(mesh.app.count("response_total", &[]) == 1);

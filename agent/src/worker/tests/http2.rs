@@ -1,10 +1,14 @@
 //! HTTP/2 and gRPC through both sides.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::once};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{
+    BodyExt, Empty, Full, StreamBody,
+    combinators::{BoxBody, UnsyncBoxBody},
+};
 use hyper::{
     body::{Frame, Incoming},
     client::conn::http2::SendRequest,
@@ -12,7 +16,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::task::TaskTracker;
 
 use super::rig::*;
@@ -170,24 +174,56 @@ async fn grpc_statuses_of_trailers_are_counted_on_both_sides() {
     }
 }
 
+/// A body that breaks when it is told to, which resets the stream.
+fn breaking(when: Arc<Notify>) -> UnsyncBoxBody<Bytes, io::Error> {
+    let half = async { Ok(Frame::data(Bytes::from_static(b"half"))) };
+    let broken = async move {
+        when.notified().await;
+        Err(io::ErrorKind::Other.into())
+    };
+    BodyExt::boxed_unsync(StreamBody::new(once(half).chain(once(broken))))
+}
+
 #[tokio::test]
-async fn streams_that_the_application_resets_are_reset_for_the_client() {
-    let application = Application2::serving(|request| async move {
-        // A body that is never read and a service that fails resets the stream.
-        let error = request.into_body().collect().await.err();
-        match error {
-            Some(error) => Err(error),
-            None => Ok(Response::new(empty())),
+async fn responses_that_break_off_end_in_a_reset_or_for_grpc_in_a_status() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let told = Arc::new(Notify::new());
+    let when = Arc::clone(&told);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let answer = |_request| {
+            let body = breaking(Arc::clone(&when));
+            async { Ok::<_, Infallible>(Response::new(body)) }
+        };
+        http2::Builder::new(Exec::new(TaskTracker::new()))
+            .serve_connection(TokioIo::new(stream), service_fn(answer))
+            .await
+            .ok();
+    });
+    let mesh = Mesh2::with(addr, Way::Direct, Hint::H2, Protocol::Http2).await;
+    let mut client = connect(mesh.captured, &mut tasks).await;
+    for kind in ["text/plain", "application/grpc"] {
+        let mut request = request("/", empty());
+        request
+            .headers_mut()
+            .insert("content-type", kind.parse().unwrap());
+        let response = soon(client.send_request(request)).await.unwrap();
+        let mut body = response.into_body();
+        soon(body.frame()).await.unwrap().unwrap();
+        told.notify_one();
+        let body = soon(body.collect()).await;
+        match kind {
+            "text/plain" => assert!(body.is_err(), "the stream is reset"),
+            _ => assert_eq!(body.unwrap().trailers().unwrap()["grpc-status"], "14"),
         }
+    }
+    let failure = ["classification=\"failure\"", "error=\"h2(INTERNAL_ERROR)\""];
+    eventually("both are failures", || {
+        mesh.app.count("response_total", &failure) == 2
     })
     .await;
-    let mesh = Mesh2::with(application.addr, Way::Direct, Hint::H2, Protocol::Http2).await;
-    let mut tasks = JoinSet::new();
-    let mut client = connect(mesh.captured, &mut tasks).await;
-    let response = soon(client.send_request(request("/", empty())))
-        .await
-        .unwrap();
-    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]

@@ -148,7 +148,7 @@ async fn a_client_id_that_a_client_made_up_never_reaches_the_application() {
 async fn denied_bytes_are_never_read_and_open_ones_are_cut_when_denied_later() {
     let application = Application::serving(|mut peer, _log| async move {
         peer.send("hello\n").await;
-        peer.to_end().await;
+        peer.rest().await;
     })
     .await;
     let mesh = Mesh2::with(
@@ -162,7 +162,7 @@ async fn denied_bytes_are_never_read_and_open_ones_are_cut_when_denied_later() {
     policy.publish(server(Protocol::Opaque, vec![allow("app", only(APP))]));
     let mut client = mesh.connect().await;
     client.send("secret").await;
-    assert_eq!(client.to_end().await, "");
+    assert_eq!(client.rest().await, "");
     assert_eq!(application.connections(), 0);
     assert_eq!(mesh.app.count("inbound_tcp_authz_deny_total", &[]), 1);
 
@@ -171,7 +171,7 @@ async fn denied_bytes_are_never_read_and_open_ones_are_cut_when_denied_later() {
     assert_eq!(client.until("\n").await, "hello\n");
     policy.publish(server(Protocol::Opaque, vec![anybody()]));
     policy.publish(server(Protocol::Opaque, vec![allow("app", only(APP))]));
-    assert_eq!(client.to_end().await, "");
+    assert_eq!(client.rest().await, "");
     assert_eq!(mesh.app.count("inbound_tcp_authz_terminate_total", &[]), 1);
 }
 
@@ -188,7 +188,7 @@ async fn the_proxys_own_port_takes_nothing_without_a_certificate_and_a_header() 
     // Plaintext.
     let mut client = Raw::connect(port).await;
     client.send(GET).await;
-    assert_eq!(client.to_end().await, "");
+    assert_eq!(client.rest().await, "");
     // Mesh TLS without a transport header.
     let stream = soon(tokio::net::TcpStream::connect(port)).await.unwrap();
     let credentials = ca.credentials(WEB);

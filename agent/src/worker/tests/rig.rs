@@ -233,10 +233,6 @@ pub(super) struct Mesh2 {
     pub(super) app: Pod,
     /// Where clients connect to.
     pub(super) captured: SocketAddr,
-    /// Where clients think that they connect to.
-    pub(super) destination: SocketAddr,
-    /// Where the application listens.
-    pub(super) application: SocketAddr,
 }
 
 impl Mesh2 {
@@ -258,13 +254,7 @@ impl Mesh2 {
         let destination = service();
         web.knows(destination, target(protocol, forward(endpoint)));
         let captured = web.capture(destination).await;
-        Self {
-            web,
-            app,
-            captured,
-            destination,
-            application,
-        }
+        Self { web, app, captured }
     }
 
     pub(super) async fn connect(&self) -> Raw {
@@ -366,16 +356,28 @@ pub(super) struct Log {
 impl Application {
     /// Answers each request with this text; closes after it if `once`.
     pub(super) async fn replying(reply: &'static str, once: bool) -> Self {
-        Self::serving(move |mut peer: Raw, log: Arc<Mutex<Log>>| async move {
-            while let Some((head, body)) = peer.request().await {
-                log.lock().heads.push(head);
-                log.lock().bodies.push(body);
-                peer.send(reply).await;
-                if once {
-                    break;
+        Self::answering("127.0.0.1:0".parse().unwrap(), reply, once).await
+    }
+
+    /// Answers each request with this text, there.
+    pub(super) async fn replying_at(addr: SocketAddr, reply: &'static str) -> Self {
+        Self::answering(addr, reply, false).await
+    }
+
+    async fn answering(addr: SocketAddr, reply: &'static str, once: bool) -> Self {
+        Self::serving_at(
+            addr,
+            move |mut peer: Raw, log: Arc<Mutex<Log>>| async move {
+                while let Some((head, body)) = peer.request().await {
+                    log.lock().heads.push(head);
+                    log.lock().bodies.push(body);
+                    peer.send(reply).await;
+                    if once {
+                        break;
+                    }
                 }
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -385,7 +387,17 @@ impl Application {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serving_at("127.0.0.1:0".parse().unwrap(), serve).await
+    }
+
+    async fn serving_at<F>(
+        addr: SocketAddr,
+        serve: impl Fn(Raw, Arc<Mutex<Log>>) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let log = Arc::new(Mutex::new(Log::default()));
         let shared = Arc::clone(&log);
@@ -461,7 +473,7 @@ impl Raw {
         std::mem::replace(&mut self.read, rest)
     }
 
-    pub(super) async fn to_end(&mut self) -> String {
+    pub(super) async fn rest(&mut self) -> String {
         while self.more().await {}
         text(std::mem::take(&mut self.read))
     }
@@ -514,5 +526,17 @@ pub(super) async fn eventually(what: &str, is_so: impl Fn() -> bool) {
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}");
         tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until a sender stands still: socket buffers and those of the proxies are full.
+pub(super) async fn stands_still(sent: impl Fn() -> usize) {
+    let mut before = 0;
+    let mut quiet = 0;
+    while quiet < 20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        quiet = if sent() == before { quiet + 1 } else { 0 };
+        before = sent();
+        assert!(before < 64 << 20, "nothing holds the sender back");
     }
 }

@@ -45,7 +45,7 @@ async fn a_server_that_speaks_first_is_heard_at_once_and_half_close_is_kept() {
         tokio::io::AsyncWriteExt::shutdown(&mut stream.stream)
             .await
             .unwrap();
-        assert_eq!(stream.to_end().await, "bye\n", "{way:?}");
+        assert_eq!(stream.rest().await, "bye\n", "{way:?}");
         let (web, app) = (&mesh.web, &mesh.app);
         eventually("connections are counted", || {
             web.count("tcp_close_total", &["peer=\"dst\"", "errno=\"\""]) == 1
@@ -130,13 +130,13 @@ async fn loops_foreign_addresses_and_unknown_destinations_are_refused() {
     let ca = Ca::new("root");
     let (web, app) = (Pod::new(&ca, WEB), Pod::new(&ca, APP));
     let looping = web.capture("127.0.0.1:4140".parse().unwrap()).await;
-    assert_eq!(Raw::connect(looping).await.to_end().await, "");
+    assert_eq!(Raw::connect(looping).await.rest().await, "");
     assert_eq!(
         web.count("outbound_tcp_errors_total", &["error=\"unexpected\""]),
         1
     );
     let foreign = app.steer("10.9.9.9:80".parse().unwrap()).await;
-    assert_eq!(Raw::connect(foreign).await.to_end().await, "");
+    assert_eq!(Raw::connect(foreign).await.rest().await, "");
     assert_eq!(
         app.count("inbound_tcp_errors_total", &["target_ip=\"10.9.9.9\""]),
         1
@@ -158,7 +158,7 @@ async fn connections_over_the_pods_limit_are_closed_and_counted() {
     let captured = web.capture(service()).await;
     let mut first = Raw::connect(captured).await;
     assert_eq!(first.until("\n").await, "hello\n");
-    assert_eq!(Raw::connect(captured).await.to_end().await, "");
+    assert_eq!(Raw::connect(captured).await.rest().await, "");
     assert_eq!(
         web.count("outbound_tcp_errors_total", &["error=\"loadshed\""]),
         1
@@ -197,14 +197,5 @@ async fn a_reader_that_stalls_stops_the_sender() {
     .await;
     let mut client = mesh.connect().await;
     client.exactly(1).await;
-    // Socket buffers and the proxies' own fill; then the sender stands still.
-    let sent = || sent.load(std::sync::atomic::Ordering::Relaxed);
-    let mut before = 0;
-    let mut quiet = 0;
-    while quiet < 20 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        quiet = if sent() == before { quiet + 1 } else { 0 };
-        before = sent();
-        assert!(before < 64 << 20, "nothing holds the sender back");
-    }
+    stands_still(|| sent.load(std::sync::atomic::Ordering::Relaxed)).await;
 }

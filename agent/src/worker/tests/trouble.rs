@@ -50,7 +50,7 @@ async fn wrong_peer_identity_gets_502_and_no_bytes() {
         assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
         assert!(head.contains("connection: close\r\n"), "{head}");
         assert!(head.contains("l5d-proxy-error: "), "{head}");
-        assert_eq!(client.to_end().await, "", "the connection closes");
+        assert_eq!(client.rest().await, "", "the connection closes");
         assert_eq!(application.connections(), 0);
         assert_eq!(
             web.count("outbound_http_errors_total", &["error=\"i/o\""]),
@@ -191,7 +191,7 @@ async fn a_response_that_breaks_off_breaks_off_for_the_client_and_its_connection
     for _ in 0..2 {
         let mut client = mesh.connect().await;
         client.send(GET).await;
-        let got = client.to_end().await;
+        let got = client.rest().await;
         assert!(got.ends_with("\r\n\r\nhalf"), "{got}");
     }
     assert_eq!(application.connections(), 2);
@@ -209,7 +209,7 @@ async fn a_client_that_goes_away_takes_the_upstream_connection_with_it() {
         peer.request().await;
         peer.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
             .await;
-        peer.to_end().await;
+        peer.rest().await;
         log.lock().heads.push("gone".to_owned());
     })
     .await;
@@ -267,7 +267,7 @@ async fn forbidden_destinations_get_403_or_are_closed() {
     assert_eq!(status(&mut client).await, "403");
     let mut client = Raw::connect(captured).await;
     client.send("this is not http at all\n").await;
-    assert_eq!(client.to_end().await, "");
+    assert_eq!(client.rest().await, "");
 }
 
 #[tokio::test]
@@ -348,4 +348,55 @@ async fn unmeshed_clients_learn_nothing_of_the_proxys_errors() {
     let (head, _) = client.response().await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
     assert!(!head.contains("l5d-"), "{head}");
+}
+
+#[tokio::test]
+async fn requests_that_wait_go_on_when_an_endpoint_that_failed_is_back() {
+    let ca = Ca::new("root");
+    let web = Pod::new(&ca, WEB);
+    let addr = nobody_listens().await;
+    let endpoint = Endpoint::plain(([0, 0, 0, 0], addr.port()).into());
+    let set = Destination::Balance(Arc::new(EndpointSet::fixed("app:80", vec![endpoint])));
+    let mut patient = target(Protocol::Http1, set);
+    patient.failfast = Duration::from_secs(8);
+    web.knows(service(), patient);
+    let captured = web.capture(service()).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = Raw::connect(captured).await;
+        client.send(GET).await;
+        clients.push(client);
+    }
+    eventually("all wait", || web.context.limits.requests.used() == 5).await;
+    let application = Application::replying_at(addr, OK).await;
+    for client in &mut clients {
+        assert_eq!(status(client).await, "200");
+    }
+    drop(application);
+}
+
+#[tokio::test]
+async fn an_http_reader_that_stalls_stops_the_sender() {
+    for hint in [Hint::None, Hint::H2] {
+        let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = Arc::clone(&sent);
+        let application = Application::serving(move |mut peer, _log| {
+            let counter = Arc::clone(&counter);
+            async move {
+                peer.request().await;
+                peer.send("HTTP/1.1 200 OK\r\n\r\n").await;
+                let chunk = vec![b'x'; 64 * 1024];
+                let mut stream = peer.stream;
+                while let Ok(count) = tokio::io::AsyncWriteExt::write(&mut stream, &chunk).await {
+                    counter.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+        })
+        .await;
+        let mesh = Mesh2::new(application.addr, Way::Tagged, hint).await;
+        let mut client = mesh.connect().await;
+        client.send(GET).await;
+        client.until("xx").await;
+        stands_still(|| sent.load(std::sync::atomic::Ordering::Relaxed)).await;
+    }
 }
