@@ -319,6 +319,7 @@ impl Default for Cluster {
     /// Linkerd's defaults.
     fn default() -> Self {
         let net = |ip: [u8; 4], length| IpNet::new(IpAddr::from(ip), length).unwrap_or_default();
+        let unique_local = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0]);
         let all = [
             IpNet::V4(ipnet::Ipv4Net::default()),
             IpNet::V6(ipnet::Ipv6Net::default()),
@@ -332,6 +333,7 @@ impl Default for Cluster {
                 net([100, 64, 0, 0], 10),
                 net([172, 16, 0, 0], 12),
                 net([192, 168, 0, 0], 16),
+                IpNet::new(unique_local, 8).unwrap_or_default(),
             ],
             probe_networks: all.into(),
             default_inbound_policy: DefaultPolicy::AllUnauthenticated,

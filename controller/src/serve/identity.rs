@@ -66,11 +66,11 @@ impl Service {
         if token.is_empty() {
             return Err(invalid("malformed", "token is missing".to_owned()));
         }
-        let csr =
-            Csr::parse(&request.certificate_signing_request).map_err(|error| match error {
-                CsrError::Malformed => invalid("malformed", error.to_string()),
-                _ => csr_refused(&error),
-            })?;
+        let csr = Csr::parse(&request.certificate_signing_request);
+        let csr = csr.map_err(|error| match error == CsrError::Malformed {
+            true => invalid("malformed", error.to_string()),
+            false => csr_refused(&error),
+        })?;
         let ca = &self.context.ca;
         ca.check().map_err(|error| {
             let message = format!("certificates cannot be issued: {}", report(&error));
@@ -119,7 +119,7 @@ impl IdentityApi for Service {
                     not_after = %time::OffsetDateTime::from(issued.not_after),
                     "certificate issued"
                 );
-                Ok(Response::new(response(issued)))
+                Ok(Response::new(response(&issued)))
             }
             Err(refusal) => {
                 metrics.certificate_refused(refusal.reason);
@@ -141,7 +141,7 @@ fn csr_refused(error: &CsrError) -> Refusal {
     Refusal::new("csr", Status::failed_precondition(error.to_string()))
 }
 
-fn response(issued: Issued) -> CertifyResponse {
+fn response(issued: &Issued) -> CertifyResponse {
     let chain = issued.chain.iter();
     CertifyResponse {
         leaf_certificate: issued.certificate.to_vec(),
