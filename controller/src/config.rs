@@ -22,9 +22,6 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "weft-controller", version, about)]
 pub struct Cli {
-    /// Process log.
-    #[command(flatten)]
-    pub log: logging::Args,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -58,6 +55,9 @@ pub enum Command {
 /// `run` as typed.
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// Process log.
+    #[command(flatten)]
+    pub log: logging::Args,
     /// Where objects come from: dir:PATH, a folder of Kubernetes manifests that is followed live.
     #[arg(long, env = "WEFT_SOURCE", value_name = "SOURCE")]
     source: Source,

@@ -123,13 +123,16 @@ impl IdentityApi for Service {
             }
             Err(refusal) => {
                 metrics.certificate_refused(refusal.reason);
-                warn!(
-                    target: "audit",
-                    identity = printable(&request.identity),
-                    reason = refusal.reason,
-                    error = refusal.status.message(),
-                    "certificate refused"
-                );
+                // Anyone can be refused, as often as they like; the metric counts all of it.
+                if self.rates.allow(&Arc::from(REFUSALS), Instant::now()) {
+                    warn!(
+                        target: "audit",
+                        identity = printable(&request.identity),
+                        reason = refusal.reason,
+                        error = refusal.status.message(),
+                        "certificate refused"
+                    );
+                }
                 Err(refusal.status)
             }
         };
@@ -171,6 +174,8 @@ struct Bucket {
 /// A node that restarts asks for all its ServiceAccounts at once.
 const BURST: f64 = 500.0;
 const PER_SECOND: f64 = 20.0;
+/// Bucket of log lines about refusals; no node has this name.
+const REFUSALS: &str = "";
 
 impl Rates {
     fn allow(&self, node: &Arc<str>, now: Instant) -> bool {
