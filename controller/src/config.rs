@@ -22,9 +22,6 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "weft-controller", version, about)]
 pub struct Cli {
-    /// Process log.
-    #[command(flatten)]
-    pub log: logging::Args,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -58,6 +55,9 @@ pub enum Command {
 /// `run` as typed.
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// Process log.
+    #[command(flatten)]
+    pub log: logging::Args,
     /// Where objects come from: dir:PATH, a folder of Kubernetes manifests that is followed live.
     #[arg(long, env = "WEFT_SOURCE", value_name = "SOURCE")]
     source: Source,
@@ -319,6 +319,7 @@ impl Default for Cluster {
     /// Linkerd's defaults.
     fn default() -> Self {
         let net = |ip: [u8; 4], length| IpNet::new(IpAddr::from(ip), length).unwrap_or_default();
+        let unique_local = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0]);
         let all = [
             IpNet::V4(ipnet::Ipv4Net::default()),
             IpNet::V6(ipnet::Ipv6Net::default()),
@@ -332,6 +333,7 @@ impl Default for Cluster {
                 net([100, 64, 0, 0], 10),
                 net([172, 16, 0, 0], 12),
                 net([192, 168, 0, 0], 16),
+                IpNet::new(unique_local, 8).unwrap_or_default(),
             ],
             probe_networks: all.into(),
             default_inbound_policy: DefaultPolicy::AllUnauthenticated,

@@ -111,3 +111,65 @@ const fn is_change(kind: EventKind) -> bool {
         | EventKind::Other => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn without_events_the_caller_is_woken_by_the_clock() {
+        let nowhere = PathBuf::from("/nonexistent/manifests");
+        let timing = Timing {
+            rescan: NEVER,
+            ..Timing::default()
+        };
+        let mut watch = FsWatch::new(&[nowhere], RecursiveMode::Recursive, timing);
+        let start = Instant::now();
+        watch.next().await;
+        assert_eq!(start.elapsed().as_secs(), NEVER.as_secs());
+    }
+
+    #[tokio::test]
+    async fn a_write_deep_below_wakes_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b");
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("x.yaml"), "1").unwrap();
+        let timing = Timing {
+            quiet: Duration::from_millis(1),
+            longest: Duration::from_millis(10),
+            rescan: NEVER,
+        };
+        let paths = [folder.path().to_path_buf()];
+        let mut watch = FsWatch::new(&paths, RecursiveMode::Recursive, timing);
+        fs::write(deep.join("x.yaml"), "2").unwrap();
+        let limit = Duration::from_secs(20);
+        timeout(limit, watch.next()).await.unwrap();
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        use notify::event::{CreateKind, RemoveKind};
+        for (kind, expected) in [
+            (EventKind::Access(AccessKind::Read), false),
+            (EventKind::Access(AccessKind::Open(AccessMode::Any)), false),
+            (
+                EventKind::Access(AccessKind::Close(AccessMode::Read)),
+                false,
+            ),
+            (
+                EventKind::Access(AccessKind::Close(AccessMode::Write)),
+                true,
+            ),
+            (EventKind::Create(CreateKind::File), true),
+            (EventKind::Remove(RemoveKind::File), true),
+            (EventKind::Other, true),
+        ] {
+            assert_eq!(is_change(kind), expected, "{kind:?}");
+        }
+    }
+}

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use tracing::error;
 use weft_controller::{
     app::App,
     config::{Cli, Command, Config, RunArgs, Source},
@@ -18,11 +17,7 @@ use weft_controller::{
 use weft_runtime::{logging, signal, tls};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if let Err(error) = logging::init(&cli.log) {
-        return fail(&error);
-    }
-    let result = match cli.command {
+    let result = match Cli::parse().command {
         Command::Run(args) => run(*args),
         Command::JoinToken { state, node } => join_token(&JoinTokens::new(&state), &node),
         Command::CheckManifests { source } => Ok(check_manifests(source)),
@@ -31,6 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    logging::init(&args.log)?;
     tls::install_provider();
     let config = Config::try_from(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -93,7 +89,11 @@ fn check_manifests(source: Source) -> ExitCode {
     }
 }
 
+#[expect(
+    clippy::print_stderr,
+    reason = "the log may not be set up, and this is for people"
+)]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    error!(error = format!("{error:#}"), "weft-controller cannot go on");
+    eprintln!("weft-controller: {error:#}");
     ExitCode::FAILURE
 }

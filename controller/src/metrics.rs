@@ -70,7 +70,6 @@ impl Metrics {
     ///
     /// # Errors
     /// The result's.
-    #[expect(clippy::result_large_err, reason = "Status is tonic's error type")]
     pub fn counted<T>(&self, method: &'static str, result: Result<T, Status>) -> Result<T, Status> {
         let code = match &result {
             Ok(_) => code_label(Code::Ok),

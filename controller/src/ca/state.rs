@@ -97,7 +97,7 @@ pub(super) fn renew_issuer(files: &CaFiles, now: SystemTime) -> Result<(), CaErr
         return Ok(());
     }
     let key = key(&files.key)?;
-    write_issuer(&files.issuer, &name, &key, anchor, now)?;
+    write_issuer(&files.issuer, &name, &key, &anchor, now)?;
     info!(file = %files.issuer.display(), "issuer renewed");
     Ok(())
 }
@@ -136,7 +136,7 @@ fn make_issuer(
         false => make_key(&files.key)?,
     };
     let name = format!("identity.linkerd.{trust_domain}");
-    write_issuer(&files.issuer, &name, &key, anchor, now)?;
+    write_issuer(&files.issuer, &name, &key, &anchor, now)?;
     info!(file = %files.issuer.display(), "issuer made");
     Ok(())
 }
@@ -170,7 +170,7 @@ fn write_issuer(
     file: &Path,
     name: &str,
     key: &KeyPair,
-    anchor: Anchor,
+    anchor: &Anchor,
     now: SystemTime,
 ) -> Result<(), CaError> {
     let mut params = ca_params(name, Some(0))?;

@@ -180,7 +180,8 @@ fn a_first_start_that_was_killed_anywhere_is_completed() {
 
 #[test]
 fn wrong_files_are_named_with_a_remedy() {
-    let damage: [(&str, fn(&Path), &str); 6] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage, &str); 6] = [
         (
             "trust-anchors.pem",
             |file| fs::write(file, "x").unwrap(),

@@ -6,10 +6,12 @@
 //! No client, no async, no clock; nothing here knows a wire format.
 
 mod inject;
+mod manifest;
 mod namespace;
 mod object;
 mod opaque;
 mod pod;
+mod problems;
 mod selector;
 mod service;
 mod settings;
@@ -30,6 +32,7 @@ pub use namespace::Namespace;
 pub use object::{Kind, NsName, Object, ObjectKey};
 pub use opaque::PortList;
 pub use pod::{Container, ContainerPort, Phase, Pod, PortRef, Probe};
+pub use problems::ObjectProblem;
 pub use service::{AppProtocol, Service, ServicePort};
 pub use settings::{DefaultPolicy, InboundDefaults, InvalidDefaultPolicy, parse_duration};
 pub use slice::{Slice, SliceEndpoint};
@@ -89,15 +92,6 @@ pub struct Endpoint<'index> {
     pub hostname: Option<&'index str>,
     /// The node it is on, if known.
     pub node: Option<&'index Arc<str>>,
-}
-
-/// Something wrong with an object that was taken nevertheless.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ObjectProblem {
-    /// The object.
-    pub object: ObjectKey,
-    /// What is wrong, and what is done instead.
-    pub message: String,
 }
 
 /// How many objects of each kind are known.
@@ -263,31 +257,6 @@ impl Index {
             .collect()
     }
 
-    /// What is wrong with objects that were taken nevertheless, in the order of their names.
-    pub fn problems(&self) -> Vec<ObjectProblem> {
-        let mut problems: Vec<_> = self
-            .spaces
-            .iter()
-            .flat_map(|(name, space)| space.problems(name))
-            .collect();
-        let claims = |ips: &HashMap<IpAddr, BTreeSet<NsName>>, kind| -> Vec<_> {
-            let shared = ips.iter().filter(|(_, names)| names.len() > 1);
-            shared
-                .flat_map(|(ip, names)| {
-                    let first = names.first().map(ToString::to_string).unwrap_or_default();
-                    names.iter().skip(1).map(move |name| ObjectProblem {
-                        object: ObjectKey::new(kind, name.clone()),
-                        message: format!("address {ip} is claimed by {first} too"),
-                    })
-                })
-                .collect()
-        };
-        problems.extend(claims(&self.pod_ips, Kind::Pod));
-        problems.extend(claims(&self.cluster_ips, Kind::Service));
-        problems.sort();
-        problems
-    }
-
     /// How many objects of each kind are known.
     pub fn sizes(&self) -> Sizes {
         let mut sizes = Sizes::default();
@@ -423,37 +392,6 @@ impl Space {
         self.slices
             .values()
             .filter(move |slice| slice.service.as_deref() == Some(service.as_str()))
-    }
-
-    fn problems(&self, namespace: &Arc<str>) -> Vec<ObjectProblem> {
-        let of = |kind, name: &Arc<str>, messages: &[String]| -> Vec<ObjectProblem> {
-            let name = NsName::new(Arc::clone(namespace), Arc::clone(name));
-            let object = ObjectKey::new(kind, name);
-            let problem = |message: &String| ObjectProblem {
-                object: object.clone(),
-                message: message.clone(),
-            };
-            messages.iter().map(problem).collect()
-        };
-        let mut problems = Vec::new();
-        if let Some(found) = &self.namespace {
-            let name = NsName::cluster_wide(Arc::clone(namespace));
-            problems.extend(found.problems.iter().map(|message| ObjectProblem {
-                object: ObjectKey::new(Kind::Namespace, name.clone()),
-                message: message.clone(),
-            }));
-        }
-        for (name, pod) in &self.pods {
-            problems.extend(of(Kind::Pod, name, &pod.problems));
-            problems.extend(of(Kind::Pod, name, &pod.settled.problems));
-        }
-        for (name, service) in &self.services {
-            problems.extend(of(Kind::Service, name, &service.problems));
-        }
-        for (name, slice) in &self.slices {
-            problems.extend(of(Kind::EndpointSlice, name, &slice.problems));
-        }
-        problems
     }
 }
 

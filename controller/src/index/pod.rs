@@ -6,15 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use aws_lc_rs::digest;
-use k8s_openapi::{
-    api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use k8s_openapi::api::core::v1;
 use weft_api::model::{self, Identity, Mesh, PodUid, Settings};
 
 use super::{
-    Cluster, DefaultPolicy, InboundDefaults, Namespace, NsName, Service, inject, settings,
+    Cluster, DefaultPolicy, InboundDefaults, Namespace, NsName, Service, inject, manifest, settings,
 };
 
 /// A pod.
@@ -131,25 +127,25 @@ impl Pod {
         let status = pod.status.clone().unwrap_or_default();
         let mut problems = Vec::new();
         let pod_ips = status.pod_ips.unwrap_or_default();
-        let ips = addresses(
+        let ips = manifest::addresses(
             pod_ips.iter().map(|ip| ip.ip.as_str()),
             status.pod_ip.as_deref(),
             "status.podIPs",
             &mut problems,
         );
         let host_ips = status.host_ips.unwrap_or_default();
-        let host_ips = addresses(
+        let host_ips = manifest::addresses(
             host_ips.iter().map(|ip| ip.ip.as_str()),
             status.host_ip.as_deref(),
             "status.hostIPs",
             &mut problems,
         );
-        let phase = phase(status.phase.as_deref(), &mut problems);
+        let phase = manifest::phase(status.phase.as_deref(), &mut problems);
         let ready = status.conditions.unwrap_or_default();
         let ready = ready.iter().find(|condition| condition.type_ == "Ready");
-        let containers = containers(&spec, &mut problems);
+        let containers = manifest::containers(&spec, &mut problems);
         Self {
-            uid: uid(&name, pod.metadata.uid.as_deref(), &mut problems),
+            uid: manifest::uid(&name, pod.metadata.uid.as_deref(), &mut problems),
             node: spec
                 .node_name
                 .filter(|node| !node.is_empty())
@@ -164,13 +160,13 @@ impl Pod {
                 .or(spec.service_account)
                 .filter(|name| !name.is_empty())
                 .map_or_else(|| "default".into(), Arc::from),
-            probes: probes(&spec.containers, &spec.init_containers, &mut problems),
+            probes: manifest::probes(&spec.containers, &spec.init_containers, &mut problems),
             containers,
             phase,
             is_ready: ready.map_or(phase == Phase::Running, |ready| ready.status == "True"),
             is_terminating: pod.metadata.deletion_timestamp.is_some(),
             host_name: (spec.hostname, spec.subdomain),
-            owner: owner(&pod.metadata),
+            owner: manifest::owner(&pod.metadata),
             problems,
             settled: Settled::default(),
             name,
@@ -242,7 +238,9 @@ impl Pod {
 
     /// Number of a named port.
     pub fn find_port(&self, name: &str) -> Option<u16> {
-        find_port(&self.containers, name)
+        let mut ports = self.containers.iter().flat_map(|one| &one.ports);
+        let found = ports.find(|port| port.name.as_deref() == Some(name));
+        found.map(|port| port.number)
     }
 
     /// All ports that containers declare, ascending.
@@ -288,191 +286,6 @@ impl Default for Settled {
                 require_identity: model::PortSet::default(),
             },
             problems: Vec::new(),
-        }
-    }
-}
-
-/// A port number of the API, where it is signed and 32 bits wide.
-pub(super) fn port_number(number: i32) -> Option<u16> {
-    u16::try_from(number).ok().filter(|port| *port != 0)
-}
-
-fn uid(name: &NsName, given: Option<&str>, problems: &mut Vec<String>) -> PodUid {
-    let is_plain = |uid: &str| {
-        (1..=63).contains(&uid.len())
-            && uid
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    match given {
-        Some(uid) if is_plain(uid) => return PodUid::from(uid),
-        Some(uid) => problems.push(format!(
-            "metadata.uid: {uid:?} is not 1 to 63 letters, digits and hyphens; one is made"
-        )),
-        None => {}
-    }
-    // Nodes name files and pins by it, so it must be plain, and the same after a restart.
-    let text = format!("weft/pod/{}/{}", name.namespace, name.name);
-    let hash = digest::digest(&digest::SHA256, text.as_bytes());
-    let hex: String = hash.as_ref()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let parts = [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ];
-    PodUid::from(parts.join("-").as_str())
-}
-
-fn addresses<'a>(
-    list: impl Iterator<Item = &'a str>,
-    first: Option<&'a str>,
-    field: &str,
-    problems: &mut Vec<String>,
-) -> Vec<IpAddr> {
-    let mut found = Vec::new();
-    for text in list.chain(first).filter(|text| !text.is_empty()) {
-        match text.parse::<IpAddr>() {
-            Ok(ip) if found.contains(&ip) => {}
-            Ok(ip) if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() => {
-                problems.push(format!(
-                    "{field}: {ip} cannot be a pod's or a node's address"
-                ));
-            }
-            Ok(ip) => found.push(ip),
-            Err(_) => problems.push(format!("{field}: {text:?} is not an IP address")),
-        }
-    }
-    found
-}
-
-fn phase(text: Option<&str>, problems: &mut Vec<String>) -> Phase {
-    match text {
-        None | Some("" | "Running") => Phase::Running,
-        Some("Pending") => Phase::Pending,
-        Some("Succeeded" | "Failed") => Phase::Ended,
-        Some("Unknown") => Phase::Unknown,
-        Some(other) => {
-            problems.push(format!(
-                "status.phase: {other:?} is no phase; counts as Unknown"
-            ));
-            Phase::Unknown
-        }
-    }
-}
-
-fn containers(spec: &v1::PodSpec, problems: &mut Vec<String>) -> Vec<Container> {
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    let read = |container: &v1::Container| {
-        let ports = container.ports.as_deref().unwrap_or_default();
-        let tcp =
-            |port: &&v1::ContainerPort| matches!(port.protocol.as_deref(), None | Some("TCP"));
-        let ports = ports.iter().filter(tcp).filter_map(|port| {
-            let number = port_number(port.container_port);
-            if number.is_none() {
-                problems.push(format!(
-                    "container {}: containerPort {} is not a port (1 to 65535)",
-                    container.name, port.container_port
-                ));
-            }
-            Some(ContainerPort {
-                name: port.name.clone(),
-                number: number?,
-                host_port: port.host_port.and_then(port_number),
-            })
-        });
-        Container {
-            name: container.name.clone(),
-            ports: ports.collect(),
-        }
-    };
-    spec.containers.iter().chain(init).map(read).collect()
-}
-
-fn find_port(containers: &[Container], name: &str) -> Option<u16> {
-    let mut ports = containers.iter().flat_map(|container| &container.ports);
-    ports
-        .find(|port| port.name.as_deref() == Some(name))
-        .map(|port| port.number)
-}
-
-fn probes(
-    containers: &[v1::Container],
-    init: &Option<Vec<v1::Container>>,
-    problems: &mut Vec<String>,
-) -> Vec<Probe> {
-    let mut found = Vec::new();
-    for container in containers.iter().chain(init.iter().flatten()) {
-        let all = [
-            &container.liveness_probe,
-            &container.readiness_probe,
-            &container.startup_probe,
-        ];
-        for get in all
-            .into_iter()
-            .flatten()
-            .filter_map(|probe| probe.http_get.as_ref())
-        {
-            let named = |name: &String| {
-                let ports = container.ports.iter().flatten();
-                let mut ports = ports.filter(|port| port.name.as_ref() == Some(name));
-                ports.next().map(|port| port.container_port)
-            };
-            let number = match &get.port {
-                IntOrString::Int(number) => Some(*number),
-                IntOrString::String(text) => named(text).or_else(|| text.parse().ok()),
-            };
-            let Some(port) = number.and_then(port_number) else {
-                problems.push(format!(
-                    "container {}: its probe goes to a port that does not exist: {:?}",
-                    container.name, get.port
-                ));
-                continue;
-            };
-            let path = get.path.as_deref().unwrap_or("/");
-            let path = path.split_once('?').map_or(path, |(path, _query)| path);
-            let slash = if path.starts_with('/') { "" } else { "/" };
-            found.push(Probe {
-                port,
-                path: format!("{slash}{path}"),
-            });
-        }
-    }
-    found.sort();
-    found.dedup();
-    found
-}
-
-/// Owner as dashboards know it: a ReplicaSet that a Deployment made counts as the Deployment.
-fn owner(metadata: &ObjectMeta) -> (Arc<str>, Arc<str>) {
-    let owners = metadata.owner_references.as_deref().unwrap_or_default();
-    let Some(owner) = owners
-        .iter()
-        .find(|owner| owner.controller == Some(true))
-        .or_else(|| owners.first())
-    else {
-        return ("".into(), "".into());
-    };
-    let hash = metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get("pod-template-hash"));
-    let deployment = hash
-        .filter(|_| owner.kind == "ReplicaSet")
-        .and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
-    match deployment {
-        Some(name) => ("deployment".into(), name.into()),
-        None => {
-            let kind = match owner.kind.as_str() {
-                // `job` is taken: Prometheus sets it on every series.
-                "Job" => "k8s_job".to_owned(),
-                kind => kind.to_lowercase(),
-            };
-            (kind.into(), owner.name.as_str().into())
         }
     }
 }

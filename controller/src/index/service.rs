@@ -9,7 +9,7 @@ use std::{
 use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
 use weft_api::model::Settings;
 
-use super::{NsName, Pod, PortList, PortRef, pod::port_number, selector};
+use super::{NsName, Pod, PortList, PortRef, manifest::port_number, selector};
 
 /// A service.
 #[derive(Clone, Debug)]

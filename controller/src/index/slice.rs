@@ -7,7 +7,7 @@ use std::{
 
 use k8s_openapi::api::discovery::v1;
 
-use super::{PortRef, Service, pod::port_number};
+use super::{PortRef, Service, manifest::port_number};
 
 /// A part of the endpoints of a service.
 #[derive(Clone, Debug)]

@@ -298,6 +298,9 @@ fn uids_are_made_when_absent_and_the_owner_is_the_deployment() {
     assert_eq!(web(&first).owner, ("deployment".into(), "web".into()));
     let given = index(&pod("web", "uid: abc-1", "", ""));
     assert_eq!(web(&given).uid.as_str(), "abc-1");
+    let both = [pod("a", "uid: same", "", ""), pod("b", "uid: same", "", "")].concat();
+    let problems = index(&both).problems();
+    assert_eq!(problems[0].message, "has the uid same of pod shop/a too");
     let hostile = index(&pod("web", "uid: '../x'", "", ""));
     assert_eq!(web(&hostile).uid, web(&first).uid);
     assert_eq!(hostile.problems().len(), 1);

@@ -66,11 +66,11 @@ impl Service {
         if token.is_empty() {
             return Err(invalid("malformed", "token is missing".to_owned()));
         }
-        let csr =
-            Csr::parse(&request.certificate_signing_request).map_err(|error| match error {
-                CsrError::Malformed => invalid("malformed", error.to_string()),
-                _ => csr_refused(&error),
-            })?;
+        let csr = Csr::parse(&request.certificate_signing_request);
+        let csr = csr.map_err(|error| match error == CsrError::Malformed {
+            true => invalid("malformed", error.to_string()),
+            false => csr_refused(&error),
+        })?;
         let ca = &self.context.ca;
         ca.check().map_err(|error| {
             let message = format!("certificates cannot be issued: {}", report(&error));
@@ -119,17 +119,20 @@ impl IdentityApi for Service {
                     not_after = %time::OffsetDateTime::from(issued.not_after),
                     "certificate issued"
                 );
-                Ok(Response::new(response(issued)))
+                Ok(Response::new(response(&issued)))
             }
             Err(refusal) => {
                 metrics.certificate_refused(refusal.reason);
-                warn!(
-                    target: "audit",
-                    identity = printable(&request.identity),
-                    reason = refusal.reason,
-                    error = refusal.status.message(),
-                    "certificate refused"
-                );
+                // Anyone can be refused, as often as they like; the metric counts all of it.
+                if self.rates.allow(&Arc::from(REFUSALS), Instant::now()) {
+                    warn!(
+                        target: "audit",
+                        identity = printable(&request.identity),
+                        reason = refusal.reason,
+                        error = refusal.status.message(),
+                        "certificate refused"
+                    );
+                }
                 Err(refusal.status)
             }
         };
@@ -141,7 +144,7 @@ fn csr_refused(error: &CsrError) -> Refusal {
     Refusal::new("csr", Status::failed_precondition(error.to_string()))
 }
 
-fn response(issued: Issued) -> CertifyResponse {
+fn response(issued: &Issued) -> CertifyResponse {
     let chain = issued.chain.iter();
     CertifyResponse {
         leaf_certificate: issued.certificate.to_vec(),
@@ -171,6 +174,8 @@ struct Bucket {
 /// A node that restarts asks for all its ServiceAccounts at once.
 const BURST: f64 = 500.0;
 const PER_SECOND: f64 = 20.0;
+/// Bucket of log lines about refusals; no node has this name.
+const REFUSALS: &str = "";
 
 impl Rates {
     fn allow(&self, node: &Arc<str>, now: Instant) -> bool {

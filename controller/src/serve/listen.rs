@@ -44,7 +44,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             // One connection of an agent carries the streams of all pods of its node.
-            streams: 100_000,
+            streams: 16_384,
             handshakes: 256,
             handshake: Duration::from_secs(10),
             drain: Duration::from_secs(5),

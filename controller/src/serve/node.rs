@@ -123,3 +123,48 @@ fn updates(sent: Option<&PodMap>, pods: &PodMap) -> Vec<PodsUpdate> {
         false => updates,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_api::proto::node::Pod;
+
+    use super::*;
+
+    fn pods(names: &[(&str, &str)]) -> PodMap {
+        let pod = |(uid, name): &(&str, &str)| {
+            let pod = Pod {
+                uid: (*uid).to_owned(),
+                name: (*name).to_owned(),
+                ..Pod::default()
+            };
+            ((*uid).to_owned(), pod)
+        };
+        names.iter().map(pod).collect()
+    }
+
+    fn show(updates: Vec<PodsUpdate>) -> Vec<String> {
+        let show = |update: PodsUpdate| match update.update.unwrap() {
+            pods_update::Update::Snapshot(list) => format!("all {}", list.pods.len()),
+            pods_update::Update::Upserted(pod) => format!("+{}", pod.name),
+            pods_update::Update::RemovedUid(uid) => format!("-{uid}"),
+        };
+        updates.into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_client_that_was_slow_gets_what_leads_to_the_present_state() {
+        let before = pods(&[("1", "a"), ("2", "b"), ("3", "c")]);
+        for (after, expected) in [
+            (before.clone(), vec![]),
+            (
+                pods(&[("1", "a"), ("2", "b2"), ("4", "d")]),
+                vec!["-3", "+b2", "+d"],
+            ),
+            (pods(&[("9", "z")]), vec!["all 1"]),
+            (pods(&[]), vec!["all 0"]),
+        ] {
+            assert_eq!(show(updates(Some(&before), &after)), expected);
+        }
+        assert_eq!(show(updates(None, &before)), ["all 3"]);
+    }
+}

@@ -43,6 +43,8 @@ pub struct Scanned {
     pub changes: Vec<Change>,
     /// What is wrong with the files.
     pub problems: Vec<Problem>,
+    /// Whether the folder itself could be read.
+    pub is_complete: bool,
 }
 
 /// A change of an object.
@@ -85,7 +87,10 @@ impl Dir {
     pub fn scan(&mut self) -> Scanned {
         let mut scanned = Scanned::default();
         match fs::read_dir(&self.root) {
-            Ok(_) => self.read_files(&mut scanned.problems),
+            Ok(_) => {
+                scanned.is_complete = true;
+                self.read_files(&mut scanned.problems);
+            }
             Err(error) => scanned.problems.push(Problem {
                 file: Some(self.root.clone()),
                 at: None,
@@ -249,11 +254,16 @@ pub async fn run(
     first: Pending,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut watch = FsWatch::new(
-        std::slice::from_ref(&dir.root),
-        RecursiveMode::Recursive,
-        timing,
-    );
+    let root = dir.root.clone();
+    let start_watch = || {
+        FsWatch::new(
+            std::slice::from_ref(&root),
+            RecursiveMode::Recursive,
+            timing,
+        )
+    };
+    let mut watch = start_watch();
+    let mut was_complete = true;
     let mut first = Some(first);
     loop {
         let scan = tokio::task::spawn_blocking(move || {
@@ -263,14 +273,26 @@ pub async fn run(
         let (back, scanned) = scan.await.context("read manifests")?;
         dir = back;
         let changes = scanned.changes.len();
-        let found = hub.update(scanned.changes);
+        // A folder that is not there yet is no empty cluster: nodes would let go of their pods.
+        let is_known = first.is_none() || scanned.is_complete;
+        let found = match is_known {
+            true => hub.update(scanned.changes),
+            false => Vec::new(),
+        };
         let located = found.into_iter().map(|problem| dir.locate(problem));
         problems.replace(scanned.problems.into_iter().chain(located));
-        if first.take().is_some() {
+        if is_known && first.take().is_some() {
             info!(objects = dir.applied.len(), folder = %dir.root.display(), "manifests read");
         } else if changes > 0 {
             info!(changes, "manifests changed");
         }
+        if scanned.is_complete && !was_complete {
+            // A watch does not survive its folder. What changed since the scan is read again.
+            watch = start_watch();
+            was_complete = true;
+            continue;
+        }
+        was_complete = scanned.is_complete;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = watch.next() => {}

@@ -20,11 +20,13 @@ impl NodePods {
     /// # Errors
     /// None; the result has the shape of every translation.
     pub fn translate(&self, index: &Index) -> Result<PodMap, Refused> {
-        let pods = index.pods_of_node(&self.0);
-        Ok(pods
-            .filter_map(record)
-            .map(|pod| (pod.uid.to_string(), proto::Pod::from(&pod)))
-            .collect())
+        let mut pods = PodMap::new();
+        for pod in index.pods_of_node(&self.0).filter_map(record) {
+            // Two pods of one uid are a mistake that is reported; the first by name counts.
+            let entry = pods.entry(pod.uid.to_string());
+            entry.or_insert_with(|| proto::Pod::from(&pod));
+        }
+        Ok(pods)
     }
 }
 

@@ -395,13 +395,13 @@ fn inbound_defaults_follow_the_policy_and_the_ports_that_require_identity() {
         ),
         (
             "cluster-unauthenticated",
-            "4 networks, anyone",
-            "cluster-authenticated: 4 networks, identified",
+            "5 networks, anyone",
+            "cluster-authenticated: 5 networks, identified",
         ),
         (
             "cluster-authenticated",
-            "4 networks, identified",
-            "cluster-authenticated: 4 networks, identified",
+            "5 networks, identified",
+            "cluster-authenticated: 5 networks, identified",
         ),
         ("deny", "nobody", "deny: nobody"),
         (

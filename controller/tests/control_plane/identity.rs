@@ -9,7 +9,7 @@ use rustls::{
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tonic::Code;
 
 use crate::world::{ENABLED, SERVER_NAME, World, namespace, pod, within};
@@ -41,23 +41,27 @@ fn roots(world: &World) -> RootCertStore {
     roots
 }
 
-#[tokio::test]
-async fn a_node_gets_certificates_for_what_runs_on_it_and_nothing_else() {
+async fn world() -> World {
     let finished = pod("old", "n1", "10.1.0.8")
         .replace("serviceAccountName: web", "serviceAccountName: old")
         .replace("Running", "Failed");
     let db =
         pod("db", "n2", "10.1.0.2").replace("serviceAccountName: web", "serviceAccountName: db");
-    let world = World::new(&[
+    World::new(&[
         ("shop.yaml", &namespace("shop", ENABLED)),
         (
             "pods.yaml",
             &format!("{}{db}{finished}", pod("a", "n1", "10.1.0.1")),
         ),
     ])
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn a_certificate_verifies_against_the_trust_anchor() {
+    let world = world().await;
+    let n1 = world.token("n1");
     let mut client = world.identity().await;
-    let (n1, n2) = (world.token("n1"), world.token("n2"));
     let answer = client
         .certify(request(WEB, &n1, csr(WEB)))
         .await
@@ -81,7 +85,20 @@ async fn a_node_gets_certificates_for_what_runs_on_it_and_nothing_else() {
         )
         .unwrap();
     assert!(answer.valid_until.is_some());
+    let metrics = world.admin("/metrics").await;
+    for line in [
+        "weft_certificates_issued_total 1",
+        "weft_controller_requests_total{method=\"Identity.Certify\",code=\"ok\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+}
 
+#[tokio::test]
+async fn a_node_gets_certificates_for_what_runs_on_it_and_nothing_else() {
+    let world = world().await;
+    let mut client = world.identity().await;
+    let (n1, n2) = (world.token("n1"), world.token("n2"));
     let old = "old.shop.serviceaccount.identity.linkerd.cluster.local";
     for (identity, token, csr, code, message) in [
         (DB, &*n1, csr(DB), Code::PermissionDenied, DB),
@@ -148,12 +165,11 @@ async fn a_node_gets_certificates_for_what_runs_on_it_and_nothing_else() {
     }
     let metrics = world.admin("/metrics").await;
     for line in [
-        "weft_certificates_issued_total 1",
+        "weft_certificates_issued_total 0",
         "weft_certificates_refused_total{reason=\"not_on_node\"} 3",
         "weft_certificates_refused_total{reason=\"csr\"} 2",
         "weft_certificates_refused_total{reason=\"token\"} 2",
         "weft_certificates_refused_total{reason=\"malformed\"} 5",
-        "weft_controller_requests_total{method=\"Identity.Certify\",code=\"ok\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
@@ -180,6 +196,27 @@ async fn a_proxy_that_offers_no_alpn_is_served() {
     let socket = within(TcpStream::connect(world.listen)).await.unwrap();
     let name = ServerName::try_from(SERVER_NAME).unwrap();
     assert!(within(connector.connect(name, socket)).await.is_err());
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_or_nonsense_hold_nobody_up() {
+    let world = World::new(&[]).await;
+    let mut open = Vec::new();
+    for number in 0..40 {
+        let mut socket = within(TcpStream::connect(world.listen)).await.unwrap();
+        let bytes: &[u8] = match number % 4 {
+            0 => b"",
+            1 => b"\x16\x03\x01\x02\x00\x01",
+            2 => b"GET / HTTP/1.1\r\n\r\n",
+            _ => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        };
+        socket.write_all(bytes).await.unwrap();
+        open.push(socket);
+    }
+    let mut client = world.identity().await;
+    let status = client.certify(CertifyRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    drop(open);
 }
 
 #[tokio::test]

@@ -102,6 +102,28 @@ async fn unknown_fields_kinds_and_duplicates_are_reported_with_their_file() {
 }
 
 #[tokio::test]
+async fn a_folder_that_is_not_there_yet_is_no_empty_cluster() {
+    let world = World::without_manifests().await;
+    let shown = world
+        .eventually("/debug/problems", |text| {
+            text.contains("folder cannot be read")
+        })
+        .await;
+    assert!(shown.contains("manifests"), "{shown}");
+    assert!(world.admin("/ready").await.contains("503"));
+    let request = weft_api::proto::node::WatchPodsRequest {
+        node: "n1".to_owned(),
+    };
+    let watch = world.with_token("n1", request);
+    let status = world.node().await.watch_pods(watch).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    std::fs::create_dir(world.manifest("")).unwrap();
+    world
+        .eventually("/ready", |answer| answer.contains("200 OK"))
+        .await;
+}
+
+#[tokio::test]
 async fn nothing_is_ready_and_nothing_is_answered_before_the_first_read() {
     // A hub that nothing was read into is what a service has before the first read.
     let hub = weft_controller::serve::Hub::new(weft_controller::index::Cluster::default());

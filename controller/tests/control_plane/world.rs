@@ -65,7 +65,19 @@ impl World {
         for (name, text) in files {
             fs::write(folder.path().join("manifests").join(name), text).unwrap();
         }
-        Self::start(folder, &[]).await
+        let world = Self::start(folder, &[]).await;
+        world.ready().await
+    }
+
+    /// Starts a controller whose folder of manifests does not exist.
+    pub(crate) async fn without_manifests() -> Self {
+        Self::start(tempfile::tempdir().unwrap(), &[]).await
+    }
+
+    async fn ready(self) -> Self {
+        self.eventually("/ready", |answer| answer.contains("200 OK"))
+            .await;
+        self
     }
 
     /// Stops the controller and starts another one with the same folders.
@@ -78,7 +90,7 @@ impl World {
         } = self;
         stop.cancel();
         within(running.join_next()).await;
-        Self::start(folder, flags).await
+        Self::start(folder, flags).await.ready().await
     }
 
     async fn start(folder: TempDir, flags: &[&str]) -> Self {
@@ -103,7 +115,7 @@ impl World {
         let timing = Timing {
             quiet: Duration::from_millis(5),
             longest: Duration::from_millis(50),
-            rescan: Duration::from_secs(2),
+            rescan: Duration::from_millis(500),
         };
         let app = App::start(Config::try_from(*args).unwrap(), timing)
             .await
@@ -113,17 +125,13 @@ impl World {
         let mut running = JoinSet::new();
         let stopped = stop.clone().cancelled_owned();
         running.spawn(async move { app.tasks.run(stopped).await.unwrap() });
-        let world = Self {
+        Self {
             folder,
             listen,
             admin,
             stop,
             running,
-        };
-        world
-            .eventually("/ready", |answer| answer.contains("200 OK"))
-            .await;
-        world
+        }
     }
 
     pub(crate) fn manifest(&self, name: &str) -> PathBuf {
