@@ -23,7 +23,7 @@ const DECAY: Duration = Duration::from_secs(10);
 /// Load of one endpoint.
 #[derive(Debug, Default)]
 pub struct Load {
-    /// Estimated round-trip time, the bits of an `f64`. Zero: nothing was measured.
+    /// Estimated round-trip time, the bits of an `f64`. Zero: nobody has asked for it yet.
     rtt_bits: AtomicU64,
     updated_nanos: AtomicU64,
     pending: AtomicU32,
@@ -57,9 +57,13 @@ impl Load {
     }
 
     /// Estimated round-trip time in nanoseconds, sunk by the time that passed since the last sample.
+    ///
+    /// Sinking is what lets an endpoint that nobody uses be tried again. The first question starts
+    /// it: an endpoint that never answered sinks from the default like any other.
     fn estimate(&self, now: Time) -> f64 {
         let rtt = f64::from_bits(self.rtt_bits.load(Relaxed));
         if rtt == 0.0 {
+            self.store(now, nanos(DEFAULT_RTT));
             return nanos(DEFAULT_RTT);
         }
         rtt * self.remaining(now)
@@ -68,12 +72,16 @@ impl Load {
     fn record(&self, now: Time, rtt: Duration) {
         let sample = nanos(rtt).max(1.0);
         let known = f64::from_bits(self.rtt_bits.load(Relaxed));
-        let estimate = if known == 0.0 || sample > known {
+        let estimate = if sample > known {
             sample
         } else {
             let weight = self.remaining(now);
             known * weight + sample * (1.0 - weight)
         };
+        self.store(now, estimate);
+    }
+
+    fn store(&self, now: Time, estimate: f64) {
         self.rtt_bits.store(estimate.to_bits(), Relaxed);
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         self.updated_nanos.store(now, Relaxed);
@@ -115,12 +123,26 @@ mod tests {
         let load = Arc::new(Load::default());
         assert!((load.cost(millis(0)) - nanos(DEFAULT_RTT)).abs() < 1.0);
         load.lease(millis(0)).finish(millis(10));
-        assert!((load.cost(millis(10)) - nanos(millis(10))).abs() < 1.0);
+        assert!(load.cost(millis(10)) > nanos(millis(29)));
         load.lease(millis(10)).finish(millis(110));
         assert!((load.cost(millis(110)) - nanos(millis(100))).abs() < 1.0);
         load.lease(millis(110)).finish(millis(111));
         assert!(load.cost(millis(111)) > nanos(millis(99)));
         assert!(load.cost(millis(10_111)) < nanos(millis(40)));
+    }
+
+    #[test]
+    fn equally_fast_endpoints_take_turns() {
+        let loads = [Arc::new(Load::default()), Arc::new(Load::default())];
+        let mut uses = [0, 0];
+        for request in 0..40 {
+            let now = millis(5 * request);
+            let costs = [loads[0].cost(now), loads[1].cost(now)];
+            let cheaper = usize::from(costs[1] < costs[0]);
+            uses[cheaper] += 1;
+            loads[cheaper].lease(now).finish(now + millis(2));
+        }
+        assert_eq!(uses, [20, 20]);
     }
 
     #[test]
