@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let environment = env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
         .collect();
-    let outcome = run(Invocation {
+    let outcome = run(&mut Invocation {
         environment,
         config: &mut io::stdin().lock(),
     });

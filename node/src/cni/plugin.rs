@@ -93,13 +93,15 @@ struct PrevIp {
 }
 
 /// Runs one command.
-pub fn run(invocation: Invocation<'_>) -> Outcome {
+pub fn run(invocation: &mut Invocation<'_>) -> Outcome {
     let command = invocation.variable("CNI_COMMAND");
     let mut text = String::new();
-    let read = invocation.config.take(MAX_CONFIG).read_to_string(&mut text);
+    let read = (&mut *invocation.config)
+        .take(MAX_CONFIG)
+        .read_to_string(&mut text);
     let result = read
         .map_err(|error| failure(code::DECODE, "network configuration cannot be read", error))
-        .and_then(|_length| dispatch(&command, &invocation, &text));
+        .and_then(|_length| dispatch(&command, invocation, &text));
     match result {
         Ok(stdout) => Outcome {
             stdout,
@@ -340,7 +342,7 @@ fn missing(variable: &str) -> Failure {
     )
 }
 
-fn failure(code: u32, msg: impl Into<String>, details: impl ToString) -> Failure {
+fn failure(code: u32, msg: impl Into<String>, details: impl std::fmt::Display) -> Failure {
     Failure {
         code,
         msg: msg.into(),
@@ -356,3 +358,6 @@ impl Invocation<'_> {
             .unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

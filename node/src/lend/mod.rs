@@ -25,6 +25,9 @@ pub use server::{Config, Server};
 
 use crate::pods::sockets::{Family, Kind};
 
+/// A future of a trait that is used by `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// What a peer asks of whoever owns the pods.
 pub trait Lender: Send + Sync {
     /// Makes tagged, unconnected sockets in the pod's namespace. The error is for the agent's log.
@@ -33,12 +36,8 @@ pub trait Lender: Send + Sync {
         uid: &str,
         family: Family,
         count: usize,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<OwnedFd>, String>> + Send + '_>>;
+    ) -> BoxFuture<'_, Result<Vec<OwnedFd>, String>>;
 
     /// Takes listeners back that an agent holds. Those that are not the pod's are dropped.
-    fn take_back(
-        &self,
-        uid: &str,
-        listeners: Vec<(Kind, OwnedFd)>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+    fn take_back(&self, uid: &str, listeners: Vec<(Kind, OwnedFd)>) -> BoxFuture<'_, ()>;
 }

@@ -1,10 +1,8 @@
 //! The lending protocol over real sockets, with a lender that makes loopback sockets.
 
 use std::{
-    future::Future,
     net::SocketAddr,
     os::fd::{AsFd as _, OwnedFd},
-    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +20,7 @@ use weft_api::proto::{
 };
 
 use super::{
-    Announced, Config, Hub, Lender, Server,
+    Announced, BoxFuture, Config, Hub, Lender, Server,
     packet::{MAX_BYTES, Packets},
 };
 use crate::{
@@ -46,7 +44,7 @@ impl Lender for FakeLender {
         uid: &str,
         family: Family,
         count: usize,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<OwnedFd>, String>> + Send + '_>> {
+    ) -> BoxFuture<'_, Result<Vec<OwnedFd>, String>> {
         let known = uid == "u1";
         Box::pin(async move {
             if !known {
@@ -57,11 +55,7 @@ impl Lender for FakeLender {
         })
     }
 
-    fn take_back(
-        &self,
-        uid: &str,
-        listeners: Vec<(Kind, OwnedFd)>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn take_back(&self, uid: &str, listeners: Vec<(Kind, OwnedFd)>) -> BoxFuture<'_, ()> {
         let kinds = listeners.iter().map(|(kind, _)| *kind).collect();
         self.taken_back.lock().push((uid.to_owned(), kinds));
         Box::pin(std::future::ready(()))

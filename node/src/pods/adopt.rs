@@ -57,11 +57,12 @@ impl Pods {
 
     async fn take_over(self: &Arc<Self>, record: Record, cookies: &[(u32, u64)]) {
         let Record { sandbox, made, pod } = record;
-        if let Some(pod) = pod.as_deref().and_then(desired::decode) {
-            self.parts.desired.remember(pod);
-        }
         let entry = self.entry(&sandbox.uid);
         let mut state = entry.state.lock().await;
+        if let Some(pod) = pod.as_deref().and_then(desired::decode) {
+            self.parts.desired.remember(pod.clone());
+            state.pod = Some(Arc::new(pod));
+        }
         let mut standing = Standing::Unmeshed;
         if let Some(mut made) = made {
             if made.cookie == 0

@@ -3,12 +3,9 @@
 //! `converge` compares what is wanted with what is, under the pod's lock, and is called whenever
 //! either may have changed. It is safe to call at any time and does nothing when both agree.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::{
-    sync::OwnedMutexGuard,
-    time::{Instant, sleep},
-};
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use weft_api::model::{Mesh, Pod};
@@ -18,21 +15,13 @@ use weft_runtime::logging::report;
 use super::{
     desired,
     enrol::{self, EnrolError, Enrolled, Listener, Moment, Plan},
-    netns::Netns,
     record::{Made, Record, Sandbox},
-    sockets,
     status::Standing,
     table::{Entry, Pods, State},
 };
 use weft_common::MAX_PODS;
 
 use crate::lend::Announced;
-
-/// Time for connections that were captured an instant before capture went off to arrive.
-const SETTLE: Duration = Duration::from_millis(50);
-
-/// How long agents may take to accept what waits in the listeners of a pod that leaves.
-const ACCEPT_GRACE: Duration = Duration::from_secs(1);
 
 impl Pods {
     /// Brings a pod to where it should be.
@@ -49,24 +38,31 @@ impl Pods {
         if cancel.is_cancelled() {
             return Err(EnrolError::CalledOff);
         }
-        let Some(sandbox) = state.sandbox.clone() else {
+        if state.sandbox.is_none() {
             return Ok(());
-        };
-        let pod = self.parts.desired.find(&entry.uid);
+        }
+        let mut pod = self.parts.desired.find(&entry.uid);
+        if pod.is_none() && state.adopting.is_some() {
+            // The controller has forgotten the pod, and it still runs: it stays what it was.
+            pod.clone_from(&state.pod);
+        }
         match (pod, state.enrolled.is_some()) {
             (Some(pod), true) if pod.mesh == Mesh::Meshed => {
                 self.change(entry, &mut state, pod).await;
                 Ok(())
             }
             (Some(pod), false) if pod.mesh == Mesh::Meshed => {
-                self.enter(entry, &mut state, sandbox, pod, moment, cancel)
-                    .await
+                self.enter(entry, &mut state, pod, moment, cancel).await
             }
             (Some(pod), true) => {
                 self.leave(entry, &mut state, &pod, cancel).await;
                 Ok(())
             }
             (Some(pod), false) => {
+                if state.adopting.is_some() {
+                    self.take_out(entry, &mut state).await;
+                    state.sandbox.iter().for_each(|s| self.keep(s, None, None));
+                }
                 self.stay_out(entry, &mut state, &pod);
                 Ok(())
             }
@@ -88,11 +84,13 @@ impl Pods {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         state: &mut OwnedMutexGuard<State>,
-        sandbox: Sandbox,
         pod: Arc<Pod>,
         moment: Moment,
         cancel: CancellationToken,
     ) -> Result<(), EnrolError> {
+        let Some(sandbox) = state.sandbox.clone() else {
+            return Ok(());
+        };
         let (slot, held, moment) = match self.adoption(state) {
             Adoption::None => (self.slot_for(&sandbox, &pod)?, Vec::new(), moment),
             Adoption::Wait => {
@@ -108,6 +106,7 @@ impl Pods {
             guard: self.guard(pod.settings.guard),
             moment,
             held,
+            cut_legacy: self.parts.config.cut_legacy,
             cancel,
         };
         let started = Instant::now();
@@ -231,7 +230,7 @@ impl Pods {
         self.entered(entry, state, enrolled, pod);
     }
 
-    fn stay_out(&self, entry: &Entry, state: &mut State, pod: &Pod) {
+    pub(super) fn stay_out(&self, entry: &Entry, state: &mut State, pod: &Pod) {
         let (standing, reason) = match &pod.mesh {
             Mesh::Skipped(reason) => (Standing::Skipped, reason),
             Mesh::NotMeshed(reason) => (Standing::Unmeshed, reason),
@@ -239,88 +238,6 @@ impl Pods {
         };
         state.trouble = Some(reason.clone());
         self.publish(entry, state, standing);
-    }
-
-    /// Takes a running pod out of the mesh without cutting what is open: capture off, what waits is
-    /// accepted, agents finish, and only then the route that open connections need goes.
-    async fn leave(
-        &self,
-        entry: &Entry,
-        state: &mut OwnedMutexGuard<State>,
-        pod: &Pod,
-        cancel: CancellationToken,
-    ) {
-        let Some(enrolled) = state.enrolled.take() else {
-            return;
-        };
-        let listeners = enrolled.listeners.clone();
-        let (cookie, netns) = (enrolled.cookie, Arc::clone(&enrolled.netns));
-        let own = enrolled.view.addresses.clone();
-        state.enrolled = Some(enrolled);
-        self.publish(entry, state, Standing::Leaving);
-        let datapath = &self.parts.tools.datapath;
-        if let Err(error) = datapath.set_enrolled(cookie, false) {
-            warn!(uid = entry.uid, error = %report(&error), "capture cannot be switched off");
-        }
-        let finish = async {
-            sleep(SETTLE).await;
-            accepted(&listeners).await;
-            self.parts.hub.withdraw(&entry.uid);
-            self.finished(&netns, &own).await;
-        };
-        tokio::select! {
-            () = finish => {}
-            () = cancel.cancelled() => {}
-        }
-        self.take_out(entry, state).await;
-        info!(
-            pod = pod.display_name(),
-            uid = entry.uid,
-            "pod left the mesh"
-        );
-        if let Some(sandbox) = &state.sandbox {
-            self.keep(sandbox, None, None);
-        }
-        self.stay_out(entry, state, pod);
-    }
-
-    /// Waits until agents hold no captured connection of the pod any more, or the grace is over.
-    async fn finished(&self, netns: &Arc<Netns>, own: &[std::net::IpAddr]) {
-        let deadline = Instant::now() + self.parts.config.leave_grace;
-        while Instant::now() < deadline {
-            let (inside, netns) = (Arc::clone(&self.parts.tools.inside), Arc::clone(netns));
-            let own = own.to_vec();
-            let left = blocking(move || inside.captured(&netns, &own)).await;
-            match left {
-                Ok(0) | Err(_) => return,
-                Ok(_) => sleep(Duration::from_millis(100)).await,
-            }
-        }
-    }
-
-    /// Undoes an enrolment at once, agents being told first. Idempotent.
-    pub(super) async fn take_out(&self, entry: &Entry, state: &mut OwnedMutexGuard<State>) {
-        self.parts.hub.withdraw(&entry.uid);
-        *entry.netns.lock() = None;
-        let Some((cookie, slot, netns)) = self.traces(state) else {
-            return;
-        };
-        let (tools, uid) = (self.parts.tools.clone(), entry.uid.clone());
-        blocking(move || enrol::undo(&tools, &uid, netns.as_deref(), cookie, slot)).await;
-        self.free_slot(slot);
-    }
-
-    /// What is to be undone; takes it from the state.
-    fn traces(&self, state: &mut State) -> Option<(u64, u32, Option<Arc<Netns>>)> {
-        if let Some(enrolled) = state.enrolled.take() {
-            return Some((enrolled.cookie, enrolled.slot, Some(enrolled.netns)));
-        }
-        let adopting = state.adopting.take()?;
-        let netns = state.sandbox.as_ref().and_then(|sandbox| {
-            let netns = self.parts.tools.inside.open(&sandbox.netns).ok()?;
-            (netns.id() == sandbox.netns_id).then(|| Arc::new(netns))
-        });
-        Some((adopting.made.cookie, adopting.made.slot, netns))
     }
 
     /// Writes the pod's record.
@@ -351,18 +268,6 @@ pub(super) fn announced(pod: &Pod, enrolled: &Enrolled) -> Announced {
         pod: proto::Pod::from(pod),
         listeners: enrolled.listeners.clone(),
         ips: enrolled.view.addresses.clone(),
-    }
-}
-
-/// Waits until nothing waits in the listeners, or the grace is over.
-async fn accepted(listeners: &[Listener]) {
-    use std::os::fd::AsFd as _;
-
-    let deadline = Instant::now() + ACCEPT_GRACE;
-    let is_waiting =
-        |listener: &Listener| sockets::waiting(listener.socket.as_fd()).is_ok_and(|n| n > 0);
-    while listeners.iter().any(is_waiting) && Instant::now() < deadline {
-        sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -8,15 +8,10 @@
 //! connection that it was opening would be dropped. `reconcile` turns it up as soon as those are
 //! through.
 
-use std::{
-    collections::HashSet,
-    fs, io,
-    net::IpAddr,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::SystemTime,
-};
+mod error;
+mod steps;
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::SystemTime};
 
 use socket2::Socket;
 use tokio_util::sync::CancellationToken;
@@ -24,16 +19,22 @@ use tracing::{debug, warn};
 use weft_api::model::Settings;
 use weft_runtime::logging::report;
 
+pub use error::EnrolError;
+pub use steps::{enter, listen, place, set_skips, steer, turn_guard, undo};
+
 use super::{
     datapath::Datapath,
-    inside::{Inside, InsideError, Proving, Steering},
+    inside::Inside,
     legacy::Connection,
-    netns::{Netns, NetnsError},
+    netns::Netns,
     record::{Made, Sandbox},
-    rules::{ForeignRule, View},
-    sockets::{self, Kind, Ports},
+    rules::ForeignRule,
+    sockets::Kind,
+    view::View,
 };
-use crate::kernel::{Expected, Fault, Guard, KernelError, ListenerSlot, PodKernel, Skips};
+use crate::kernel::{Expected, Fault, Guard, KernelError, ListenerSlot};
+use error::kernel;
+use steps::{first_guard, prove};
 
 /// What enrolment works with.
 #[derive(Clone)]
@@ -82,6 +83,8 @@ pub struct Plan {
     pub moment: Moment,
     /// Listeners that exist already, taken back from an agent.
     pub held: Vec<Listener>,
+    /// Whether connections from before a late enrolment are cut.
+    pub cut_legacy: bool,
     /// Called off when the pod is deleted meanwhile.
     pub cancel: CancellationToken,
 }
@@ -107,68 +110,6 @@ pub struct Enrolled {
     pub foreign_rules: Vec<ForeignRule>,
     /// Since when.
     pub since: SystemTime,
-}
-
-/// Why a pod cannot be enrolled.
-#[derive(Debug, thiserror::Error)]
-pub enum EnrolError {
-    /// Something inside the pod failed.
-    #[error(transparent)]
-    Inside(#[from] InsideError),
-    /// The kernel side failed.
-    #[error("{step}")]
-    Kernel {
-        /// What was tried.
-        step: &'static str,
-        /// Why not.
-        source: KernelError,
-    },
-    /// A listener cannot be finished.
-    #[error("listen in the pod ({})", kind.name())]
-    Listen {
-        /// Which one.
-        kind: Kind,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The kernel does not say what it was told.
-    #[error("the kernel side is incomplete after enrolment: {0:?}")]
-    Incomplete(Vec<Fault>),
-    /// The pod was deleted meanwhile.
-    #[error("called off: the pod was deleted meanwhile")]
-    CalledOff,
-    /// The namespace at the path is another one than before.
-    #[error("the pod's network namespace at {0:?} is gone")]
-    Gone(PathBuf),
-    /// Too many pods.
-    #[error("no slot is free: this node meshes {0} pods, which is the limit")]
-    Full(u32),
-}
-
-impl EnrolError {
-    /// Name for metrics.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Inside(InsideError::Proof(_)) => "proof",
-            Self::Inside(InsideError::Listen { .. }) | Self::Listen { .. } => "listen",
-            Self::Inside(InsideError::Route(_)) => "route",
-            Self::Inside(
-                InsideError::Netns(_) | InsideError::Socket { .. } | InsideError::Attach { .. },
-            ) => "inside",
-            Self::Kernel { .. } => "kernel",
-            Self::Incomplete(_) => "incomplete",
-            Self::CalledOff => "called_off",
-            Self::Gone(_) => "gone",
-            Self::Full(_) => "full",
-        }
-    }
-}
-
-impl EnrolError {
-    /// Whether trying again is in vain: a pod on the node's network never gets one of its own.
-    pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Inside(InsideError::Netns(NetnsError::Host(_))))
-    }
 }
 
 impl Enrolled {
@@ -295,226 +236,14 @@ fn in_order(
     if !faults.is_empty() {
         return Err(EnrolError::Incomplete(faults));
     }
+    if plan.cut_legacy && !enrolled.legacy.is_empty() {
+        let legacy = enrolled.legacy.drain().collect();
+        let count = tools.inside.cut(&enrolled.netns, legacy)?;
+        warn!(uid, count, "connections from before enrolment are cut");
+    }
     let is_opening = enrolled.legacy.iter().any(|legacy| legacy.is_opening);
     if enrolled.guard != plan.guard && !is_opening {
         turn_guard(tools, &mut enrolled, plan.guard)?;
     }
     Ok(enrolled)
-}
-
-/// Sets what the guard does for a pod that is enrolled.
-///
-/// # Errors
-/// When the kernel side fails.
-pub fn turn_guard(tools: &Tools, enrolled: &mut Enrolled, guard: Guard) -> Result<(), EnrolError> {
-    tools
-        .datapath
-        .set_guard(enrolled.cookie, guard)
-        .map_err(kernel("set the guard"))?;
-    enrolled.guard = guard;
-    Ok(())
-}
-
-/// Enters what is not captured.
-///
-/// # Errors
-/// When the kernel side fails.
-pub fn set_skips(
-    tools: &Tools,
-    cookie: u64,
-    settings: &Settings,
-    own: &[IpAddr],
-) -> Result<(), EnrolError> {
-    let skips = Skips {
-        inbound_ports: settings.skip_inbound.clone(),
-        outbound_ports: settings.skip_outbound.clone(),
-        subnets: settings.skip_subnets.clone(),
-        own: own.to_vec(),
-    };
-    tools
-        .datapath
-        .set_skips(cookie, &skips)
-        .map_err(kernel("enter what is not captured"))
-}
-
-/// Attaches steering of both directions.
-///
-/// # Errors
-/// When the kernel side fails.
-pub fn steer(
-    tools: &Tools,
-    uid: &str,
-    slot: u32,
-    cookie: u64,
-    netns: &Netns,
-    view: &View,
-) -> Result<(), EnrolError> {
-    tools
-        .datapath
-        .attach_outbound(uid, slot, cookie, netns.as_fd())
-        .map_err(kernel("attach outbound steering"))?;
-    let steering = Steering {
-        datapath: Arc::clone(&tools.datapath),
-        uid: uid.into(),
-        slot,
-        cookie,
-    };
-    let interfaces: Vec<u32> = view.interfaces.iter().map(|(index, _)| *index).collect();
-    Ok(tools.inside.steer_inbound(netns, &steering, &interfaces)?)
-}
-
-/// Puts a listener where the kernel programs look for it.
-///
-/// # Errors
-/// When the kernel side fails.
-pub fn place(tools: &Tools, slot: u32, listener: &Listener) -> Result<(), EnrolError> {
-    let Some(which) = listener.kind.slot() else {
-        return Ok(());
-    };
-    tools
-        .datapath
-        .set_listener(slot, which, listener.socket.as_fd())
-        .map_err(kernel("enter a listener"))
-}
-
-/// Makes the listeners that are not held yet. Each is tagged before it listens, because accepted
-/// sockets inherit the tag.
-///
-/// # Errors
-/// When a port is taken, or the kernel side fails.
-pub fn listen(tools: &Tools, plan: &Plan, netns: &Netns) -> Result<Vec<Listener>, EnrolError> {
-    let mut listeners = plan.held.clone();
-    let missing: Vec<Kind> = Kind::ALL
-        .into_iter()
-        .filter(|kind| !listeners.iter().any(|listener| listener.kind == *kind))
-        .collect();
-    let ports = Ports::from(&plan.settings);
-    for (kind, socket) in tools.inside.bind(netns, &missing, ports)? {
-        tools
-            .datapath
-            .tag_lent(socket.as_fd())
-            .map_err(kernel("tag a listener as lent"))?;
-        let finished = sockets::listen(&socket).and_then(|()| sockets::cookie(socket.as_fd()));
-        let cookie = finished.map_err(|source| EnrolError::Listen { kind, source })?;
-        listeners.push(Listener {
-            kind,
-            socket: Arc::new(socket),
-            cookie,
-        });
-    }
-    listeners.sort_by_key(|listener| listener.kind);
-    Ok(listeners)
-}
-
-/// Takes a pod out: capture off, steering off, rule and route away, guard last. Goes on when a step
-/// fails, because what is left hurts more than what is done twice; the reconciler tries again.
-pub fn undo(tools: &Tools, uid: &str, netns: Option<&Netns>, cookie: u64, slot: u32) -> bool {
-    let datapath = &tools.datapath;
-    let mut clean = true;
-    let mut note = |step: &'static str, failed: Option<String>| {
-        if let Some(error) = failed {
-            clean = false;
-            warn!(uid, step, error, "a pod cannot be taken out cleanly");
-        }
-    };
-    let text = |outcome: Result<(), KernelError>| match outcome {
-        Ok(()) | Err(KernelError::UnknownPod { .. }) => None,
-        Err(error) => Some(report(&error).to_string()),
-    };
-    note("capture off", text(datapath.set_enrolled(cookie, false)));
-    if let Some(netns) = netns {
-        let removed = tools.inside.unroute(netns);
-        note("rule", removed.err().map(|e| report(&e).to_string()));
-    }
-    note("steering off", text(datapath.detach(uid)));
-    note("listeners", text(datapath.clear_listeners(slot)));
-    note("entry", text(datapath.remove_pod(cookie, slot)));
-    clean
-}
-
-/// Enters the pod with its guard and what is not captured.
-///
-/// # Errors
-/// When the kernel side fails.
-pub fn enter(
-    tools: &Tools,
-    plan: &Plan,
-    cookie: u64,
-    view: &View,
-    guard: Guard,
-) -> Result<(), EnrolError> {
-    let ports = Ports::from(&plan.settings);
-    tools
-        .datapath
-        .add_pod(&PodKernel {
-            cookie,
-            slot: plan.slot,
-            uid: &plan.sandbox.uid,
-            cgroup: cgroup(tools, plan.sandbox.cgroup.as_deref()),
-            guard,
-            inbound_port: ports.inbound,
-            admin_port: ports.admin,
-        })
-        .map_err(kernel("enter the pod"))?;
-    set_skips(tools, cookie, &plan.settings, &view.addresses)
-}
-
-fn first_guard(plan: &Plan) -> Guard {
-    match (plan.moment, plan.guard) {
-        (Moment::Late, Guard::Enforce) => Guard::Audit,
-        (_, guard) => guard,
-    }
-}
-
-fn prove(
-    tools: &Tools,
-    plan: &Plan,
-    netns: &Netns,
-    view: &View,
-    listeners: &[Listener],
-) -> Result<(), EnrolError> {
-    for listener in listeners {
-        let family = listener.kind.family();
-        let is_outbound = matches!(listener.kind, Kind::OutboundV4 | Kind::OutboundV6);
-        if !is_outbound || !view.families().contains(&family) {
-            continue;
-        }
-        let socket = listener.socket.try_clone();
-        let proving = Proving {
-            listener: socket.map_err(|source| EnrolError::Listen {
-                kind: listener.kind,
-                source,
-            })?,
-            family,
-            is_fresh: !plan.held.iter().any(|held| held.cookie == listener.cookie),
-        };
-        tools
-            .inside
-            .prove(netns, &proving, &plan.settings.skip_subnets)?;
-    }
-    Ok(())
-}
-
-/// Id and level of a pod's cgroup. The runtime says the path from the root of the hierarchy; a path
-/// that is there as it stands is taken too.
-fn cgroup(tools: &Tools, path: Option<&Path>) -> Option<(u64, u32)> {
-    let mount = tools.cgroup_mount.as_deref()?;
-    let path = path?;
-    let full = if path.starts_with(mount) {
-        path.to_owned()
-    } else {
-        mount.join(path.strip_prefix("/").unwrap_or(path))
-    };
-    let level = full.strip_prefix(mount).ok()?.components().count();
-    match fs::metadata(&full) {
-        Ok(metadata) => Some((metadata.ino(), u32::try_from(level).ok()?)),
-        Err(error) => {
-            warn!(%error, path = %full.display(), "the pod's cgroup is not there; nested network namespaces are not guarded");
-            None
-        }
-    }
-}
-
-fn kernel(step: &'static str) -> impl FnOnce(KernelError) -> EnrolError {
-    move |source| EnrolError::Kernel { step, source }
 }

@@ -19,8 +19,9 @@ use super::{
     inside::{Inside, InsideError, Proving, Steering},
     legacy::Connection,
     netns::Netns,
-    rules::{ForeignRule, View},
+    rules::ForeignRule,
     sockets::{self, Family, Kind, Ports},
+    view::View,
 };
 use crate::kernel::{
     Expected, Fault, Guard, KernelError, KnownPod, ListenerSlot, PodKernel, Skips,
@@ -260,8 +261,13 @@ impl Inside for Fake {
         Ok(self.connections.lock().clone())
     }
 
-    fn captured(&self, _netns: &Netns, _own: &[IpAddr]) -> Result<usize, InsideError> {
+    fn captured(&self, _netns: &Netns, _own: &[IpAddr]) -> Result<Vec<Connection>, InsideError> {
         self.inside("captured?")?;
-        Ok(0)
+        Ok(Vec::new())
+    }
+
+    fn cut(&self, _netns: &Netns, connections: Vec<Connection>) -> Result<usize, InsideError> {
+        self.inside("cut")?;
+        Ok(connections.len())
     }
 }

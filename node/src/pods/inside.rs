@@ -17,12 +17,14 @@ use ipnet::IpNet;
 use socket2::Socket;
 
 use super::{
+    cut,
     datapath::Datapath,
     legacy::{self, Connection},
     netns::{Entrance, Netns, NetnsError},
     proof::{self, ProofError},
-    rules::{self, ForeignRule, RouteError, Routing, View},
+    rules::{self, ForeignRule, RouteError, Routing},
     sockets::{self, Family, Kind, Ports},
+    view::{self, View},
 };
 use crate::kernel::KernelError;
 
@@ -125,8 +127,10 @@ pub trait Inside: Send + Sync {
         netns: &Netns,
         own: &[IpAddr],
     ) -> Result<HashSet<Connection>, InsideError>;
-    /// Counts the captured connections that an agent holds.
-    fn captured(&self, netns: &Netns, own: &[IpAddr]) -> Result<usize, InsideError>;
+    /// The captured connections that an agent holds.
+    fn captured(&self, netns: &Netns, own: &[IpAddr]) -> Result<Vec<Connection>, InsideError>;
+    /// Ends connections, at both ends; returns how many.
+    fn cut(&self, netns: &Netns, connections: Vec<Connection>) -> Result<usize, InsideError>;
 }
 
 /// Real namespaces.
@@ -154,7 +158,7 @@ impl Inside for Namespaces {
         let looked = self.entrance.run(netns, || {
             let any = sockets::dial(Family::V4).or_else(|_no_v4| sockets::dial(Family::V6));
             let cookie = any.and_then(|socket| sockets::netns_cookie(socket.as_fd()));
-            (cookie, rules::view())
+            (cookie, view::look())
         })?;
         let cookie = looked
             .0
@@ -272,11 +276,19 @@ impl Inside for Namespaces {
             .map_err(failed("list the pod's connections"))
     }
 
-    fn captured(&self, netns: &Netns, own: &[IpAddr]) -> Result<usize, InsideError> {
+    fn captured(&self, netns: &Netns, own: &[IpAddr]) -> Result<Vec<Connection>, InsideError> {
         let own = own.to_vec();
         self.entrance
             .run(netns, move || legacy::captured(&own))?
             .map_err(failed("list the pod's connections"))
+    }
+
+    fn cut(&self, netns: &Netns, connections: Vec<Connection>) -> Result<usize, InsideError> {
+        self.entrance
+            .run(netns, move || cut::cut(&connections))?
+            .map_err(failed(
+                "destroy connections (needs CONFIG_INET_DIAG_DESTROY)",
+            ))
     }
 }
 

@@ -33,17 +33,19 @@ pub fn list(own: &[IpAddr]) -> io::Result<HashSet<Connection>> {
     Ok(leaving.take(MOST).collect())
 }
 
-/// Number of captured outbound connections that an agent holds: their local address is the
-/// original destination, which is none of the pod's.
+/// Captured outbound connections that an agent holds: their local address is the original
+/// destination, which is none of the pod's.
 ///
 /// # Errors
 /// When the lists cannot be read.
-pub fn captured(own: &[IpAddr]) -> io::Result<usize> {
+pub fn captured(own: &[IpAddr]) -> io::Result<Vec<Connection>> {
     let is_captured = |connection: &Connection| {
         let local = connection.local.ip().to_canonical();
         !local.is_loopback() && !own.contains(&local)
     };
-    Ok(all()?.iter().filter(|c| is_captured(c)).count())
+    let mut captured = all()?;
+    captured.retain(is_captured);
+    Ok(captured)
 }
 
 fn all() -> io::Result<Vec<Connection>> {

@@ -10,12 +10,14 @@
 
 mod adopt;
 mod converge;
+mod cut;
 pub mod datapath;
 pub mod desired;
 pub mod enrol;
 #[cfg(test)]
 mod fake;
 pub mod inside;
+mod leave;
 pub mod legacy;
 pub mod netns;
 pub mod proof;
@@ -28,6 +30,7 @@ pub mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 pub use requests::{Announcement, Lending, RequestError};
 pub use table::{Config, Parts, Pods};

@@ -18,10 +18,10 @@ use super::{
     netns::NetnsId,
     record::Sandbox,
     requests::log_failure,
-    rules::View,
     sockets,
     status::Standing,
     table::{Entry, Pods},
+    view::View,
 };
 use crate::kernel::{Fault, Guard};
 
@@ -279,6 +279,7 @@ impl Work {
             guard: self.guard,
             moment: Moment::Adopt,
             held: enrolled.listeners.clone(),
+            cut_legacy: false,
             cancel: CancellationToken::new(),
         }
     }

@@ -1,11 +1,9 @@
 //! What others ask of the table: the container runtime (through CNI), the controller, and agents.
 
 use std::{
-    future::Future,
     net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
-    pin::Pin,
     sync::Arc,
 };
 
@@ -24,7 +22,7 @@ use super::{
     status::Standing,
     table::{Entry, Pods},
 };
-use crate::lend::Lender;
+use crate::lend::{BoxFuture, Lender};
 
 /// What the container runtime says about a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,14 +254,7 @@ impl Pods {
     /// Forgets pods that cannot be any more: this sandbox has their namespace or their address.
     async fn replace_others(self: &Arc<Self>, sandbox: &Sandbox) {
         for entry in self.entries() {
-            if entry.uid == sandbox.uid {
-                continue;
-            }
-            let is_replaced = {
-                let status = entry.status.lock();
-                status.ips.iter().any(|ip| sandbox.ips.contains(ip))
-            };
-            if is_replaced || entry.netns_id() == Some(sandbox.netns_id) {
+            if entry.is_replaced_by(sandbox) {
                 self.forget(&entry, "another pod has its address or namespace")
                     .await;
             }
@@ -367,16 +358,12 @@ impl Lender for Lending {
         uid: &str,
         family: Family,
         count: usize,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<OwnedFd>, String>> + Send + '_>> {
+    ) -> BoxFuture<'_, Result<Vec<OwnedFd>, String>> {
         let (pods, uid) = (Arc::clone(&self.0), uid.to_owned());
         Box::pin(blocking(move || pods.make_sockets(&uid, family, count)))
     }
 
-    fn take_back(
-        &self,
-        uid: &str,
-        listeners: Vec<(Kind, OwnedFd)>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn take_back(&self, uid: &str, listeners: Vec<(Kind, OwnedFd)>) -> BoxFuture<'_, ()> {
         let uid = uid.to_owned();
         Box::pin(async move { self.0.take_back_all(&uid, listeners).await })
     }

@@ -12,14 +12,12 @@ use std::{future::Future, io, net::IpAddr};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::LinkAttribute,
     route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
-use crate::pods::sockets::Family;
+use super::{sockets::Family, view::View};
 
 /// Numbers of the rule and the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +30,6 @@ pub struct Routing {
     pub table: u32,
     /// Preference of the rule.
     pub preference: u32,
-}
-
-/// What a pod's namespace looks like.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// Interfaces other than lo, by index and name.
-    pub interfaces: Vec<(u32, String)>,
-    /// Every address on those, the main one of each family first. Link-local ones are among them.
-    pub addresses: Vec<IpAddr>,
 }
 
 /// What is to be noted about a namespace's rules.
@@ -70,24 +59,6 @@ pub enum RouteError {
     },
 }
 
-impl View {
-    /// The address of a family that the pod speaks from, if it has one beyond its link.
-    pub fn source(&self, family: Family) -> Option<IpAddr> {
-        self.addresses
-            .iter()
-            .copied()
-            .find(|address| Family::of(*address) == family && !is_link_local(*address))
-    }
-
-    /// Families that connections can leave by.
-    pub fn families(&self) -> Vec<Family> {
-        [Family::V4, Family::V6]
-            .into_iter()
-            .filter(|family| self.source(*family).is_some())
-            .collect()
-    }
-}
-
 impl Family {
     /// Family of an address.
     pub const fn of(address: IpAddr) -> Self {
@@ -110,56 +81,6 @@ impl Family {
             Self::V6 => AddressFamily::Inet6,
         }
     }
-}
-
-/// Reads the interfaces and addresses of the namespace that the calling thread is in.
-///
-/// # Errors
-/// When netlink fails.
-pub fn view() -> Result<View, RouteError> {
-    drive(async |handle| {
-        let links: Vec<_> = handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("list the pod's interfaces"))?;
-        let addresses: Vec<_> = handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("list the pod's addresses"))?;
-        let interfaces: Vec<(u32, String)> = links
-            .iter()
-            .filter(|link| link.header.link_layer_type != LOOPBACK)
-            .filter_map(|link| {
-                let name = link.attributes.iter().find_map(|attribute| {
-                    if let LinkAttribute::IfName(name) = attribute {
-                        Some(name.clone())
-                    } else {
-                        None
-                    }
-                })?;
-                Some((link.header.index, name))
-            })
-            .collect();
-        let addresses = addresses
-            .iter()
-            .filter(|address| {
-                interfaces
-                    .iter()
-                    .any(|(index, _)| *index == address.header.index)
-            })
-            .filter_map(usable_address)
-            .collect();
-        Ok(View {
-            interfaces,
-            addresses,
-        })
-    })
 }
 
 /// Adds rule and route for every family that the pod has; what is there already stays.
@@ -233,7 +154,7 @@ pub fn remove(routing: Routing) -> Result<(), RouteError> {
 
 /// Runs netlink requests to their end on this thread: the socket must be made here, where the
 /// namespace is the pod's, and the caller must not yield.
-fn drive<R, F>(work: impl FnOnce(Handle) -> F) -> Result<R, RouteError>
+pub(super) fn drive<R, F>(work: impl FnOnce(Handle) -> F) -> Result<R, RouteError>
 where
     F: Future<Output = Result<R, RouteError>>,
 {
@@ -276,8 +197,7 @@ async fn routes(
     {
         let in_table = route
             .attributes
-            .iter()
-            .any(|attribute| *attribute == RouteAttribute::Table(routing.table));
+            .contains(&RouteAttribute::Table(routing.table));
         if in_table && route.header.kind == RouteType::Local {
             found.push(route);
         }
@@ -338,72 +258,42 @@ fn is_ours(rule: &RuleMessage, routing: Routing) -> bool {
 }
 
 fn foreign_rule(rule: &RuleMessage, family: Family, routing: Routing) -> Option<ForeignRule> {
-    let preference = rule
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RuleAttribute::Priority(preference) => Some(*preference),
-            _ => None,
-        })
-        .unwrap_or(0);
-    // Preference 0 is the kernel's own rule for local addresses.
-    (preference != 0 && preference < routing.preference && !is_ours(rule, routing)).then(|| {
-        ForeignRule {
-            family,
-            preference,
-            table: table_of(rule),
+    let preference = number(rule, |attribute| {
+        if let RuleAttribute::Priority(preference) = attribute {
+            Some(*preference)
+        } else {
+            None
         }
+    })
+    .unwrap_or(0);
+    // Preference 0 is the kernel's own rule for local addresses.
+    let is_before = preference != 0 && preference < routing.preference;
+    (is_before && !is_ours(rule, routing)).then(|| ForeignRule {
+        family,
+        preference,
+        table: table_of(rule),
     })
 }
 
 fn table_of(rule: &RuleMessage) -> u32 {
-    rule.attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RuleAttribute::Table(table) => Some(*table),
-            _ => None,
-        })
-        .unwrap_or_else(|| rule.header.table.into())
-}
-
-fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
-    let is_tentative = message.attributes.iter().any(|attribute| match attribute {
-        AddressAttribute::Flags(flags) => {
-            flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+    let table = number(rule, |attribute| {
+        if let RuleAttribute::Table(table) = attribute {
+            Some(*table)
+        } else {
+            None
         }
-        _ => false,
     });
-    if is_tentative {
-        return None;
-    }
-    // Of a point-to-point interface, IFA_LOCAL is ours and IFA_ADDRESS is the peer's.
-    let find = |local: bool| {
-        message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) if local => Some(*address),
-                AddressAttribute::Address(address) if !local => Some(*address),
-                _ => None,
-            })
-    };
-    find(true).or_else(|| find(false))
+    table.unwrap_or_else(|| rule.header.table.into())
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
+fn number(rule: &RuleMessage, pick: impl Fn(&RuleAttribute) -> Option<u32>) -> Option<u32> {
+    rule.attributes.iter().find_map(pick)
 }
 
 /// A local route through lo; lo has the same index in every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
-const LOOPBACK: netlink_packet_route::link::LinkLayerType =
-    netlink_packet_route::link::LinkLayerType::Loopback;
-
-fn failed(step: &'static str) -> impl FnOnce(rtnetlink::Error) -> RouteError {
+pub(super) fn failed(step: &'static str) -> impl FnOnce(rtnetlink::Error) -> RouteError {
     move |source| RouteError::Netlink { step, source }
 }
 

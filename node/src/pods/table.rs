@@ -20,7 +20,7 @@ use weft_api::model::{Guard, Pod};
 use super::{
     desired::Desired,
     enrol::{Enrolled, Listener, Tools},
-    netns::{Netns, NetnsId},
+    netns::Netns,
     record::{Made, Records, Sandbox},
     sockets::Family,
     status::{PodStatus, Standing},
@@ -82,8 +82,8 @@ pub(super) struct Entry {
     /// Where dial sockets are made; there as long as the pod may be lent to.
     pub(super) netns: Mutex<Option<Arc<Netns>>>,
     pub(super) status: Mutex<PodStatus>,
-    /// Id and namespace of the sandbox, readable while the pod is being worked on.
-    pub(super) sandbox: Mutex<Option<(String, NetnsId)>>,
+    /// The sandbox, readable while the pod is being worked on.
+    pub(super) sandbox: Mutex<Option<Sandbox>>,
 }
 
 /// What is known about one pod.
@@ -260,21 +260,22 @@ impl Entry {
     /// Id of the sandbox; empty if there is none.
     pub(super) fn container_id(&self) -> String {
         let sandbox = self.sandbox.lock();
-        sandbox
-            .as_ref()
-            .map(|(id, _)| id.clone())
-            .unwrap_or_default()
+        let id = sandbox.as_ref().map(|sandbox| sandbox.container_id.clone());
+        id.unwrap_or_default()
     }
 
-    /// Which namespace the sandbox has.
-    pub(super) fn netns_id(&self) -> Option<NetnsId> {
-        self.sandbox.lock().as_ref().map(|(_, netns)| *netns)
+    /// Whether the pod cannot be any more once the given sandbox is: that has its namespace, or an
+    /// address that the runtime had given it.
+    pub(super) fn is_replaced_by(&self, other: &Sandbox) -> bool {
+        self.sandbox.lock().as_ref().is_some_and(|own| {
+            let shares_address = own.ips.iter().any(|ip| other.ips.contains(ip));
+            own.uid != other.uid && (own.netns_id == other.netns_id || shares_address)
+        })
     }
 
     /// Copies what is readable without the lock.
     pub(super) fn note_sandbox(&self, state: &State) {
-        let sandbox = state.sandbox.as_ref();
-        *self.sandbox.lock() = sandbox.map(|s| (s.container_id.clone(), s.netns_id));
+        self.sandbox.lock().clone_from(&state.sandbox);
     }
 
     /// The token of what is being done now.

@@ -56,6 +56,7 @@ fn plan(moment: Moment) -> Plan {
         guard: Guard::Enforce,
         moment,
         held: Vec::new(),
+        cut_legacy: false,
         cancel: CancellationToken::new(),
     }
 }

@@ -4,13 +4,17 @@
 //! Needs root and a kernel with the features that `weft-node preflight` asks for. Everything is
 //! named `wn-…` and removed.
 
+mod controller;
 mod world;
 
 use std::{
     fs,
     io::{Read, Write},
     net::SocketAddr,
+    time::Duration,
 };
+
+use tokio::task::JoinSet;
 
 use weft_api::{model::Mesh, proto::lend::Listener};
 use weft_node::pods::status::Standing;
@@ -196,5 +200,84 @@ async fn pods_outside_the_mesh_start_with_and_without_the_daemon_and_others_do_n
     // The same address and namespace under another uid: the old pod is gone.
     world.cni_ok("ADD", UID);
     assert_eq!(world.status("wn-plain"), None);
+    assert!(world.is_meshed(UID));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_pod_enters_and_leaves_without_a_lost_connection() {
+    let mut world = World::new("late");
+    let unmeshed = pod(UID, Mesh::NotMeshed("nobody asked".to_owned()));
+    let controller = world.start_controlled(&[unmeshed.clone()]).await;
+    let mut agent = world.agent().await;
+    world.cni_ok("ADD", UID);
+    assert_eq!(world.status(UID).unwrap().standing, Standing::Unmeshed);
+    let server = world.peer.serve(&format!("{PEER_IP}:8080"));
+    let mut old = world.pod.connect(&format!("{PEER_IP}:8080")).unwrap();
+    let (mut old_served, _) = server.accept().unwrap();
+
+    controller.upsert(&pod(UID, Mesh::Meshed)).await;
+    agent.hear_added().await;
+    eventually("the pod is meshed", || world.is_meshed(UID)).await;
+    let status = world.status(UID).unwrap();
+    assert_eq!(
+        (status.legacy_connections, status.guard.as_str()),
+        (1, "enforce")
+    );
+    old.write_all(b"x").unwrap();
+    old_served.read_exact(&mut [0]).unwrap();
+    let mut client = world.pod.connect(&format!("{PEER_IP}:8080")).unwrap();
+    let mut accepted = agent.accept(UID, Listener::OutboundV4).await;
+    drop((old, old_served));
+    eventually("the old connection is not counted any more", || {
+        world.status(UID).unwrap().legacy_connections == 0
+    })
+    .await;
+
+    // What is captured goes on while the pod leaves; new connections are not captured.
+    controller.upsert(&unmeshed).await;
+    assert_eq!(agent.hear_removed().await, UID);
+    client.write_all(b"y").unwrap();
+    accepted.read_exact(&mut [0]).unwrap();
+    let _direct = world.pod.connect(&format!("{PEER_IP}:8080")).unwrap();
+    server.accept().unwrap();
+    // The agent does not finish: the rest is cut, and never leaves the pod in clear.
+    eventually("the pod has left", || {
+        world.status(UID).unwrap().standing == Standing::Unmeshed
+    })
+    .await;
+    assert!(client.read(&mut [0]).is_err(), "reset");
+    assert!(!world.pod.ip("rule").contains("1033"));
+    let log = world.log();
+    assert!(
+        log.contains("connections of a pod that leaves are cut"),
+        "{log}"
+    );
+
+    controller.upsert(&pod(UID, Mesh::Meshed)).await;
+    agent.hear_added().await;
+    world.cni_ok("DEL", UID);
+    assert_eq!(agent.hear_removed().await, UID);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn add_waits_for_the_controller_to_name_the_pod() {
+    let mut world = World::new("wait");
+    let controller = world.start_controlled(&[]).await;
+    let output = world.cni("ADD", UID);
+    let error: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(error["code"], 11, "{error}");
+    assert!(
+        error["msg"].as_str().unwrap().contains("has not announced"),
+        "{error}"
+    );
+    let mut announcing = JoinSet::new();
+    announcing.spawn(async move {
+        // While ADD waits, which the plugin's process does.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        controller.upsert(&pod(UID, Mesh::Meshed)).await;
+        controller
+    });
+    let added = world.cni("ADD", UID);
+    assert!(added.status.success());
     assert!(world.is_meshed(UID));
 }

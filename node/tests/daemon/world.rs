@@ -40,21 +40,23 @@ use weft_node::{
     },
 };
 
+use crate::controller::Controller;
+
 /// How long anything may take.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// An address that nobody has.
-pub const SERVICE: &str = "10.96.0.10:80";
-pub const POD_IP: &str = "10.212.0.2";
-pub const PEER_IP: &str = "10.212.0.1";
-pub const UID: &str = "wn-web";
+pub(crate) const SERVICE: &str = "10.96.0.10:80";
+pub(crate) const POD_IP: &str = "10.212.0.2";
+pub(crate) const PEER_IP: &str = "10.212.0.1";
+pub(crate) const UID: &str = "wn-web";
 
 /// All tests of the binary move the whole process, so they run one after the other.
 static TURN: Mutex<()> = Mutex::new(());
 
-pub struct Netns(OwnedFd);
+pub(crate) struct Netns(OwnedFd);
 
 impl Netns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = thread::spawn(|| {
             // SAFETY: a new network namespace for this thread alone shares nothing that Rust's
             // memory model knows of.
@@ -64,7 +66,7 @@ impl Netns {
         Self(made.join().unwrap().into())
     }
 
-    pub fn inside<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let run = scope.spawn(|| {
                 let network = Some(LinkNameSpaceType::Network);
@@ -76,16 +78,16 @@ impl Netns {
         })
     }
 
-    pub fn ip(&self, arguments: &str) -> String {
+    pub(crate) fn ip(&self, arguments: &str) -> String {
         self.inside(|| run("ip", arguments))
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
     }
 
     /// A listening socket in the namespace.
-    pub fn serve(&self, addr: &str) -> Socket {
+    pub(crate) fn serve(&self, addr: &str) -> Socket {
         let addr: SocketAddr = addr.parse().unwrap();
         self.inside(|| {
             let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
@@ -97,17 +99,16 @@ impl Netns {
     }
 
     /// Connects from inside the namespace, as an application.
-    pub fn connect(&self, to: &str) -> std::io::Result<TcpStream> {
+    pub(crate) fn connect(&self, to: &str) -> std::io::Result<TcpStream> {
         let to: SocketAddr = to.parse().unwrap();
         self.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)))
     }
 }
 
-pub struct World {
-    pub name: &'static str,
-    pub run_dir: tempfile::TempDir,
-    pub pod: Netns,
-    pub peer: Netns,
+pub(crate) struct World {
+    pub(crate) run_dir: tempfile::TempDir,
+    pub(crate) pod: Netns,
+    pub(crate) peer: Netns,
     kernel: KernelConfig,
     daemon: Option<Child>,
     home: PathBuf,
@@ -116,7 +117,7 @@ pub struct World {
 
 impl World {
     /// A pod beside a peer; no daemon runs yet.
-    pub fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "needs root: it loads eBPF programs"
@@ -147,7 +148,6 @@ impl World {
         }
         pod.ip(&format!("route add default via {PEER_IP}"));
         Self {
-            name,
             run_dir: tempfile::tempdir().unwrap(),
             pod,
             peer,
@@ -159,14 +159,37 @@ impl World {
     }
 
     /// What the controller has said before.
-    pub fn wanted(&self, pods: &[Pod]) {
+    pub(crate) fn wanted(&self, pods: &[Pod]) {
         let desired = Desired::open(self.run_dir.path(), Vec::new());
         desired.replace(pods.to_vec());
         desired.save().unwrap();
     }
 
-    pub async fn start(&mut self) {
+    /// Starts the daemon without a controller.
+    pub(crate) async fn start(&mut self) {
         let absent = self.run_dir.path().join("absent");
+        self.start_with("127.0.0.1:1", &absent, &absent).await;
+    }
+
+    /// Starts the daemon with a controller that serves these pods.
+    pub(crate) async fn start_controlled(&mut self, pods: &[Pod]) -> Controller {
+        let controller = Controller::start(self.run_dir.path(), pods).await;
+        let Controller {
+            address,
+            trust_anchors,
+            token_file,
+            ..
+        } = &controller;
+        self.start_with(address, trust_anchors, token_file).await;
+        let run_dir = self.run_dir.path();
+        eventually("the controller is connected", || {
+            ask_status(run_dir).unwrap().controller_connected
+        })
+        .await;
+        controller
+    }
+
+    async fn start_with(&mut self, controller: &str, anchors: &Path, token: &Path) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -174,11 +197,11 @@ impl World {
             .unwrap();
         let daemon = Command::new(env!("CARGO_BIN_EXE_weft-node"))
             .arg("run")
-            .args(["--node-name", "n1", "--controller", "127.0.0.1:1"])
+            .args(["--node-name", "n1", "--controller", controller])
             .arg("--trust-anchors")
-            .arg(&absent)
+            .arg(anchors)
             .arg("--token-file")
-            .arg(&absent)
+            .arg(token)
             .arg("--run-dir")
             .arg(self.run_dir.path())
             .arg("--bpffs")
@@ -201,29 +224,29 @@ impl World {
     }
 
     /// Kills the daemon as a crash would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill().unwrap();
             daemon.wait().unwrap();
         }
     }
 
-    pub fn daemon_pid(&self) -> u32 {
+    pub(crate) fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon runs").id()
     }
 
-    pub fn status(&self, uid: &str) -> Option<PodStatus> {
+    pub(crate) fn status(&self, uid: &str) -> Option<PodStatus> {
         let status = ask_status(self.run_dir.path()).unwrap();
         status.pods.into_iter().find(|pod| pod.uid == uid)
     }
 
-    pub fn is_meshed(&self, uid: &str) -> bool {
+    pub(crate) fn is_meshed(&self, uid: &str) -> bool {
         self.status(uid)
             .is_some_and(|pod| pod.standing == Standing::Meshed && pod.reason.is_empty())
     }
 
     /// Runs the plugin about the pod.
-    pub fn cni(&self, command: &str, uid: &str) -> Output {
+    pub(crate) fn cni(&self, command: &str, uid: &str) -> Output {
         let socket = self.run_dir.path().join("cni.sock");
         let config = json!({
             "cniVersion": "1.1.0", "name": "pods", "type": "weft-cni", "socket": socket,
@@ -251,7 +274,7 @@ impl World {
     }
 
     /// Runs the plugin and demands success.
-    pub fn cni_ok(&self, command: &str, uid: &str) -> String {
+    pub(crate) fn cni_ok(&self, command: &str, uid: &str) -> String {
         let output = self.cni(command, uid);
         let stdout = String::from_utf8(output.stdout).unwrap();
         assert!(
@@ -262,11 +285,11 @@ impl World {
         stdout.trim().to_owned()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.run_dir.path().join("log")).unwrap_or_default()
     }
 
-    pub async fn agent(&self) -> Agent {
+    pub(crate) async fn agent(&self) -> Agent {
         Agent::connect(&self.run_dir.path().join("node.sock")).await
     }
 }
@@ -285,7 +308,7 @@ impl Drop for World {
     }
 }
 
-pub fn previous_result() -> Value {
+pub(crate) fn previous_result() -> Value {
     json!({
         "cniVersion": "1.1.0",
         "interfaces": [{"name": "eth0", "sandbox": "x"}],
@@ -294,7 +317,7 @@ pub fn previous_result() -> Value {
     })
 }
 
-pub fn pod(uid: &str, mesh: Mesh) -> Pod {
+pub(crate) fn pod(uid: &str, mesh: Mesh) -> Pod {
     Pod {
         uid: PodUid::from(uid),
         namespace: "shop".into(),
@@ -311,11 +334,11 @@ pub fn pod(uid: &str, mesh: Mesh) -> Pod {
 }
 
 /// An agent that does what it is told and keeps what it gets.
-pub struct Agent {
+pub(crate) struct Agent {
     packets: Packets,
     /// Listeners by pod and kind.
-    pub listeners: BTreeMap<(String, i32), Socket>,
-    pub generation: u64,
+    pub(crate) listeners: BTreeMap<(String, i32), Socket>,
+    pub(crate) generation: u64,
 }
 
 impl Agent {
@@ -339,7 +362,7 @@ impl Agent {
     }
 
     /// Connects again after the daemon was restarted, offering back what it holds.
-    pub async fn reconnect(&mut self, path: &Path) {
+    pub(crate) async fn reconnect(&mut self, path: &Path) {
         self.packets = Self::dial(path);
         self.greet().await;
     }
@@ -374,7 +397,7 @@ impl Agent {
         self.generation = welcome.generation;
     }
 
-    pub async fn say(&self, message: to_node::Message, fds: &[std::os::fd::BorrowedFd<'_>]) {
+    pub(crate) async fn say(&self, message: to_node::Message, fds: &[std::os::fd::BorrowedFd<'_>]) {
         let message = proto::ToNode {
             message: Some(message),
         };
@@ -385,7 +408,7 @@ impl Agent {
     }
 
     /// The next message, acknowledged.
-    pub async fn hear(&mut self) -> (to_agent::Message, Vec<OwnedFd>) {
+    pub(crate) async fn hear(&mut self) -> (to_agent::Message, Vec<OwnedFd>) {
         let packet = timeout(PATIENCE, self.packets.receive())
             .await
             .expect("a message in time")
@@ -401,7 +424,7 @@ impl Agent {
     }
 
     /// Hears until a pod is added; returns its record. Listeners that it has already stay.
-    pub async fn hear_added(&mut self) -> proto::PodAdded {
+    pub(crate) async fn hear_added(&mut self) -> proto::PodAdded {
         loop {
             let (message, fds) = self.hear().await;
             if let to_agent::Message::PodAdded(added) = message {
@@ -419,7 +442,7 @@ impl Agent {
         }
     }
 
-    pub async fn hear_removed(&mut self) -> String {
+    pub(crate) async fn hear_removed(&mut self) -> String {
         loop {
             if let (to_agent::Message::PodRemoved(removed), _) = self.hear().await {
                 self.listeners.retain(|(uid, _), _| *uid != removed.uid);
@@ -429,7 +452,7 @@ impl Agent {
     }
 
     /// Borrows dial sockets.
-    pub async fn borrow(&mut self, uid: &str, count: u32) -> Vec<Socket> {
+    pub(crate) async fn borrow(&mut self, uid: &str, count: u32) -> Vec<Socket> {
         let wanted = proto::SocketsWanted {
             uid: uid.to_owned(),
             family: proto::Family::V4.into(),
@@ -444,7 +467,7 @@ impl Agent {
     }
 
     /// Accepts on one of a pod's listeners.
-    pub async fn accept(&self, uid: &str, kind: proto::Listener) -> TcpStream {
+    pub(crate) async fn accept(&self, uid: &str, kind: proto::Listener) -> TcpStream {
         let listener = &self.listeners[&(uid.to_owned(), i32::from(kind))];
         eventually("a connection is accepted", || match listener.accept() {
             Ok((socket, _)) => {
@@ -458,7 +481,7 @@ impl Agent {
 }
 
 /// What `eventually` waits for.
-pub trait Outcome {
+pub(crate) trait Outcome {
     type Value;
     fn value(self) -> Option<Self::Value>;
 }
@@ -478,7 +501,7 @@ impl<T> Outcome for Option<T> {
 }
 
 /// Waits until something holds.
-pub async fn eventually<O: Outcome>(what: &str, mut holds: impl FnMut() -> O) -> O::Value {
+pub(crate) async fn eventually<O: Outcome>(what: &str, mut holds: impl FnMut() -> O) -> O::Value {
     let wait = async {
         loop {
             if let Some(value) = holds().value() {
