@@ -331,6 +331,13 @@ impl Node {
         drop(self.daemon.lock().take());
     }
 
+    /// Leaves both daemons running when this value goes.
+    pub fn abandon(&self) {
+        for slot in [&self.agent, &self.daemon] {
+            std::mem::forget(slot.lock().take());
+        }
+    }
+
     /// Stops both daemons in good order; whether both ended when asked.
     pub fn stop(&self) -> bool {
         let mut orderly = true;

@@ -16,6 +16,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -69,6 +70,7 @@ pub struct World {
     pods: Mutex<BTreeMap<String, Pod>>,
     next_pod: Mutex<BTreeMap<String, u8>>,
     next_service: Mutex<u8>,
+    has_failed: AtomicBool,
 }
 
 impl World {
@@ -452,6 +454,19 @@ impl World {
         text
     }
 
+    /// Lets the world tell on drop what it has to tell, as when a test has panicked in it.
+    pub fn mark_failed(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Leaves the daemons running.
+    fn abandon(&self) {
+        for node in &self.nodes {
+            node.abandon();
+        }
+        std::mem::forget(self.controller.lock().take());
+    }
+
     fn report_failure(&self) {
         let mut text = self.describe_for_people();
         let log = self.folder.join("logs/weft-controller.log");
@@ -473,9 +488,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || self.has_failed.load(Ordering::Relaxed) {
             self.report_failure();
             if std::env::var_os("WEFT_KEEP").is_some() {
+                self.abandon();
                 return;
             }
         }
@@ -545,6 +561,7 @@ impl WorldBuilder {
             pods: Mutex::default(),
             next_pod: Mutex::default(),
             next_service: Mutex::new(9),
+            has_failed: AtomicBool::new(false),
         };
         world.underlay.sysctl("ipv6/conf/default/accept_dad", "0")?;
         world.underlay.ip_batch(&[

@@ -101,6 +101,7 @@ fn once(args: &Args, stop: &AtomicBool) -> Result<ExitCode> {
         failed += u32::from(!row(name, &check(&demo)));
     }
     if failed > 0 {
+        // Before they go with the last check.
         eprintln!("{}", logs(&demo));
     }
     failed += u32::from(!row("nothing left behind", &faults::nothing_left(demo)));

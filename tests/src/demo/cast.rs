@@ -75,42 +75,50 @@ impl Demo {
     /// When something does not come up.
     pub fn build(name: &str, tell: &dyn Fn(&str) -> Result<()>) -> Result<Self> {
         tell("nodes n1 and n2")?;
-        let world = World::named(name).build()?;
-        tell("controller on n1")?;
-        world.start_controller()?;
-        for node in world.nodes() {
-            tell(&format!("weft-node and weft-agent on {}", node.name()))?;
-            node.start_daemon()?;
-            node.start_agent()?;
-        }
         let mut demo = Self {
-            world,
+            world: World::named(name).build()?,
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
             programs: Mutex::default(),
         };
+        match demo.fill(tell) {
+            Ok(()) => Ok(demo),
+            Err(error) => {
+                demo.world.mark_failed();
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, tell: &dyn Fn(&str) -> Result<()>) -> Result<()> {
+        tell("controller on n1")?;
+        self.world.start_controller()?;
+        for node in self.world.nodes() {
+            tell(&format!("weft-node and weft-agent on {}", node.name()))?;
+            node.start_daemon()?;
+            node.start_agent()?;
+        }
         for (service, port, target) in SERVICES {
-            let ips = demo
+            let ips = self
                 .world
                 .service(&ServiceSpec::new(service, *port, *target))?;
-            demo.services.insert((*service).to_owned(), (ips, *port));
+            self.services.insert((*service).to_owned(), (ips, *port));
         }
         for (name, app, node, ports) in PODS {
             tell(&format!("pod {name} on {node}"))?;
             let mut spec = PodSpec::new(name, node).app(app).meshed();
             spec.ports = ports.to_vec();
-            let pod = demo.world.pod(spec)?;
-            demo.pods.insert((*name).to_owned(), pod);
+            let pod = self.world.pod(spec)?;
+            self.pods.insert((*name).to_owned(), pod);
         }
         tell("pod outsider on n2, not meshed")?;
-        let outsider = demo.world.pod(PodSpec::new(OUTSIDER, "n2"))?;
-        demo.pods.insert(OUTSIDER.to_owned(), outsider);
-        demo.start_programs(tell)?;
+        let outsider = self.world.pod(PodSpec::new(OUTSIDER, "n2"))?;
+        self.pods.insert(OUTSIDER.to_owned(), outsider);
+        self.start_programs(tell)?;
         for (name, ..) in PODS {
-            demo.world.wait_ready(demo.pod(name)?)?;
+            self.world.wait_ready(self.pod(name)?)?;
         }
-        tell("all pods are ready")?;
-        Ok(demo)
+        tell("all pods are ready")
     }
 
     fn start_programs(&self, tell: &dyn Fn(&str) -> Result<()>) -> Result<()> {
