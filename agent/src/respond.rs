@@ -138,6 +138,7 @@ impl From<&OpenError> for Cause {
             | OpenError::NoCertificate
             | OpenError::Tls { .. }
             | OpenError::Io { .. }
+            | OpenError::NoHeader { .. }
             | OpenError::BackingOff { .. } => Self::Io,
             OpenError::TimedOut { .. } => Self::ConnectTimeout,
         }

@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 use weft_api::proto::node::{TrustBundle, WatchTrustBundleRequest, node_client::NodeClient};
 
 use super::{
@@ -43,7 +43,7 @@ pub(super) async fn watch(
         }
         let result = match install(&bundle) {
             Ok(()) => {
-                info!("trust bundle installed");
+                debug!("trust bundle in use");
                 client.metrics.trust_bundles.inc();
                 known = bundle;
                 Update::Applied

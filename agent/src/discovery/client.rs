@@ -196,7 +196,7 @@ impl Client {
     /// Notes that it does not.
     pub(super) fn fails(&self, status: &Status) {
         if self.is_answering.swap(false, Ordering::Relaxed) {
-            warn!(code = ?status.code(), error = %report(status), "controller does not answer; what is known stays in use");
+            warn!(code = ?status.code(), error = status.message(), "controller does not answer; what is known stays in use");
         }
     }
 }

@@ -216,11 +216,12 @@ impl Connection {
             tls: self.tls.clone(),
             server: ServerLabels::new(&server.meta, self.target.port()),
         }));
+        let drain = self.inbound.drain.clone();
         match carries {
             Carries::Bytes => Box::pin(tcp::serve(io, opened, &self)).await,
             Carries::Http(Session::Http1) => {
                 let answer = |request| http::serve(request, &self);
-                Box::pin(serve::http1(Counted::new(io, opened), &pod.drain, answer)).await;
+                Box::pin(serve::http1(Counted::new(io, opened), &drain, answer)).await;
             }
             Carries::Http(Session::Http2) => {
                 let connection = Arc::new(self);
@@ -229,7 +230,7 @@ impl Connection {
                     async move { http::serve(request, &connection).await }
                 };
                 let io = Counted::new(io, opened);
-                Box::pin(serve::http2(io, &pod.drain, &pod.connections, answer)).await;
+                Box::pin(serve::http2(io, &drain, &pod.connections, answer)).await;
             }
         }
     }

@@ -18,6 +18,7 @@ mod tcp;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::PodContext,
@@ -34,6 +35,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Inbound {
     pod: Arc<PodContext>,
+    /// The pod's token has a child on each worker: connections look at it whenever they wake, and
+    /// should not touch what other workers touch.
+    drain: CancellationToken,
     applications: Mutex<HashMap<SocketAddr, Arc<Client>>>,
 }
 
@@ -41,6 +45,7 @@ impl Inbound {
     /// Makes the way into a pod.
     pub fn new(pod: Arc<PodContext>) -> Self {
         Self {
+            drain: pod.drain.child_token(),
             pod,
             applications: Mutex::default(),
         }
@@ -55,7 +60,7 @@ impl Inbound {
     pub fn sweep(&self) {
         self.applications.lock().retain(|_addr, client| {
             client.sweep();
-            if self.pod.drain.is_cancelled() {
+            if self.drain.is_cancelled() {
                 client.close();
             }
             Arc::strong_count(client) > 1 || !client.is_idle()

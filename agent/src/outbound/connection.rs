@@ -73,12 +73,13 @@ pub(super) async fn serve(outbound: Arc<Outbound>, accepted: Accepted) {
         backend,
         destination,
     };
+    let drain = connection.outbound.drain.clone();
     match carries {
         Carries::Bytes => Box::pin(tcp::serve(io, opened, &connection)).await,
         Carries::Http1 => {
             let io = Counted::new(io, opened);
             let answer = |request| http::serve(request, &connection);
-            Box::pin(serve::http1(io, &pod.drain, answer)).await;
+            Box::pin(serve::http1(io, &drain, answer)).await;
         }
         Carries::Http2 => {
             let io = Counted::new(io, opened);
@@ -87,7 +88,7 @@ pub(super) async fn serve(outbound: Arc<Outbound>, accepted: Accepted) {
                 let connection = Arc::clone(&connection);
                 async move { http::serve(request, &connection).await }
             };
-            Box::pin(serve::http2(io, &pod.drain, &pod.connections, answer)).await;
+            Box::pin(serve::http2(io, &drain, &pod.connections, answer)).await;
         }
     }
 }

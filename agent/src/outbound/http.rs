@@ -75,7 +75,7 @@ pub(super) async fn serve(
         orig_proto::set_authority(&mut request, authority);
     }
     if carried {
-        orig_proto::upgrade(&mut request, &on.default_authority());
+        orig_proto::upgrade(&mut request, || on.default_authority());
     }
     let mut exchange =
         Exchange::begin(&member.http, began, to.is_grpc).with_lease(lease, on.outbound.time(began));

@@ -18,6 +18,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use self::backend::Backend;
 use crate::{
@@ -31,6 +32,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Outbound {
     pod: Arc<PodContext>,
+    /// The pod's token has a child on each worker: connections look at it whenever they wake, and
+    /// should not touch what other workers touch.
+    drain: CancellationToken,
     /// The moment that endpoint loads count time from.
     epoch: Instant,
     backends: Mutex<HashMap<SocketAddr, Arc<Backend>>>,
@@ -43,6 +47,7 @@ impl Outbound {
     /// Makes the way out of a pod. All workers pass the same `epoch`.
     pub fn new(pod: Arc<PodContext>, epoch: Instant) -> Self {
         Self {
+            drain: pod.drain.child_token(),
             pod,
             epoch,
             backends: Mutex::default(),
@@ -63,7 +68,7 @@ impl Outbound {
             .retain(|_destination, backend| Arc::strong_count(backend) > 1 || !backend.sweep());
         self.clients.lock().retain(|_target, client| {
             client.sweep();
-            if self.pod.drain.is_cancelled() {
+            if self.drain.is_cancelled() {
                 client.close();
             }
             Arc::strong_count(client) > 1 || !client.is_idle()

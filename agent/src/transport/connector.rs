@@ -87,6 +87,12 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// The peer takes no transport header, and its port is not the application's.
+    #[error("{addr} takes no transport header")]
+    NoHeader {
+        /// Where.
+        addr: SocketAddr,
+    },
     /// It took too long.
     #[error("{addr} not ready within {limit:?}")]
     TimedOut {
@@ -111,6 +117,7 @@ impl OpenError {
             Self::NoCertificate => "no certificate",
             Self::Tls { source, .. } => source.label(),
             Self::Io { .. } => "i/o",
+            Self::NoHeader { .. } => "no transport header",
             Self::TimedOut { .. } => "connect timeout",
             Self::BackingOff { .. } => "backing off",
         }
@@ -121,9 +128,11 @@ impl OpenError {
         match self {
             Self::Dial(error) => error.is_timeout(),
             Self::TimedOut { .. } => true,
-            Self::NoCertificate | Self::Tls { .. } | Self::Io { .. } | Self::BackingOff { .. } => {
-                false
-            }
+            Self::NoCertificate
+            | Self::Tls { .. }
+            | Self::Io { .. }
+            | Self::NoHeader { .. }
+            | Self::BackingOff { .. } => false,
         }
     }
 }
@@ -157,16 +166,19 @@ impl Connector {
             Mode::Tls(server) => Ok(self.handshake(server, false).await?.0),
             Mode::Tagged { server, port, name } => {
                 let (mut io, takes_header) = self.handshake(server, true).await?;
+                let addr = self.target.addr;
                 if takes_header {
                     let header = TransportHeader {
                         port: *port,
                         name: name.clone(),
                         session,
                     };
-                    let addr = self.target.addr;
                     io.write_all(&header.encode())
                         .await
                         .map_err(|source| OpenError::Io { addr, source })?;
+                } else if addr.port() != port.get() {
+                    // Without a header the peer would take the bytes for another port's.
+                    return Err(OpenError::NoHeader { addr });
                 }
                 Ok(io)
             }

@@ -66,6 +66,8 @@ impl Exchange {
     /// Notes that there is no response, and why.
     pub fn fail_unanswered(mut self, error: &'static str) {
         self.error = Some(error);
+        // An endpoint that fails fast would look like a fast one.
+        self.lease = None;
         self.end();
     }
 

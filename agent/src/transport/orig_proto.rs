@@ -21,7 +21,7 @@ pub fn can_carry<B>(request: &Request<B>) -> bool {
 }
 
 /// Turns an HTTP/1 request into HTTP/2. `default` is the authority of a request that names none.
-pub fn upgrade<B>(request: &mut Request<B>, default: &Authority) {
+pub fn upgrade<B>(request: &mut Request<B>, default: impl FnOnce() -> Authority) {
     let was_absolute = request.uri().scheme().is_some();
     let header = match (request.version() == Version::HTTP_10, was_absolute) {
         (false, false) => HTTP_11,
@@ -34,7 +34,7 @@ pub fn upgrade<B>(request: &mut Request<B>, default: &Authority) {
         .insert(ORIG_PROTO, HeaderValue::from_static(header));
     request.headers_mut().remove(TRANSFER_ENCODING);
     if !was_absolute {
-        let authority = authority(request).unwrap_or_else(|| default.clone());
+        let authority = authority(request).unwrap_or_else(default);
         set_uri(request, Some((Scheme::HTTP, authority)));
     }
     *request.version_mut() = Version::HTTP_2;
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn requests_come_out_as_they_went_in() {
-        let default = Authority::from_static("10.0.0.1:80");
+        let default = || Authority::from_static("10.0.0.1:80");
         for (version, uri, host, carried, expected_host) in [
             (
                 Version::HTTP_11,
@@ -169,7 +169,7 @@ mod tests {
                 .header(TRANSFER_ENCODING, "chunked")
                 .body(())
                 .unwrap();
-            upgrade(&mut request, &default);
+            upgrade(&mut request, default);
             assert_eq!(request.version(), Version::HTTP_2);
             assert_eq!(request.uri(), carried);
             assert!(!request.headers().contains_key(TRANSFER_ENCODING));

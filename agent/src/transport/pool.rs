@@ -248,7 +248,7 @@ impl Client {
     /// The newest idle connection that can be used at once.
     async fn take_idle(&self) -> Option<http1::SendRequest<Incoming>> {
         loop {
-            let mut sender = self.idle.lock().pop()?.sender;
+            let sender = self.idle.lock().pop()?.sender;
             if sender.is_ready() {
                 return Some(sender);
             }
@@ -259,12 +259,6 @@ impl Client {
             // awake already, so that it runs before this one goes on.
             tokio::task::yield_now().await;
             if sender.is_ready() {
-                return Some(sender);
-            }
-            if let Ok(Ok(())) = futures_util::future::poll_immediate(sender.ready())
-                .await
-                .ok_or(())
-            {
                 return Some(sender);
             }
             // Still at work on the last request's body: not to be used by another.

@@ -75,6 +75,7 @@ async fn workers_accept_until_told_otherwise_and_end_when_stopped() {
     let mut client = Raw::connect(addr).await;
     client.send(GET).await;
     assert!(client.response().await.0.starts_with("HTTP/1.1 403"));
+    drop(client);
     // Offered again, it replaces itself.
     workers.add(&app.context, &listeners).unwrap();
     let mut client = Raw::connect(addr).await;
@@ -151,5 +152,8 @@ async fn a_connection_takes_no_more_memory_than_it_should() {
     let outbound = Arc::clone(&pod.outbound).serve(accepted().await);
     let inbound = Arc::clone(&pod.inbound).serve(accepted().await);
     let sizes = (size_of_val(&outbound), size_of_val(&inbound));
-    assert!(sizes.0 <= 2048 && sizes.1 <= 2048, "{sizes:?}");
+    assert!(sizes.0 <= 1536 && sizes.1 <= 1536, "{sizes:?}");
+    // Moved a few times per request.
+    let body = size_of::<crate::transport::body::Body>();
+    assert!(body <= 256, "{body}");
 }

@@ -1,7 +1,10 @@
 //! HTTP/1 through both sides.
 
 use super::rig::*;
-use crate::discovery::model::{Hint, Protocol};
+use crate::{
+    discovery::model::{Endpoint, Hint, Protocol},
+    tls::ServerId,
+};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -343,4 +346,94 @@ async fn pipelined_requests_are_answered_in_order() {
     for path in ["/1", "/2", "/3"] {
         assert_eq!(client.response().await.1, path.as_bytes());
     }
+}
+
+#[tokio::test]
+async fn many_clients_at_once_lose_nothing_and_share_connections() {
+    for (hint, most) in [(Hint::None, 32), (Hint::H2, 1)] {
+        let application = Application::serving(|mut peer, _log| async move {
+            while let Some((head, _)) = peer.request().await {
+                let path = head.split(' ').nth(1).unwrap().to_owned();
+                let length = path.len();
+                peer.send(format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{path}"
+                ))
+                .await;
+            }
+        })
+        .await;
+        let mesh = Mesh2::new(application.addr, Way::Tagged, hint).await;
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..32 {
+            let captured = mesh.captured;
+            clients.spawn(async move {
+                let mut raw = Raw::connect(captured).await;
+                for request in 0..20 {
+                    let path = format!("/{client}/{request}");
+                    raw.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
+                        .await;
+                    assert_eq!(raw.response().await.1, path.as_bytes());
+                }
+            });
+        }
+        while let Some(ended) = clients.join_next().await {
+            ended.unwrap();
+        }
+        let dst = ["direction=\"outbound\"", "peer=\"dst\""];
+        let opened = mesh.web.count("tcp_open_total", &dst);
+        assert!((1..=most).contains(&opened), "{hint:?}: {opened}");
+        let success = ["classification=\"success\""];
+        eventually("all are counted", || {
+            mesh.web.count("response_total", &success) == 640
+                && mesh.app.count("response_total", &success) == 640
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_pods_own_address_is_reached_plainly_whatever_discovery_says() {
+    let application = Application::replying(OK, false).await;
+    let mesh = Mesh2::new(application.addr, Way::Tagged, Hint::H2).await;
+    let own = Endpoint {
+        addr: application.addr,
+        tls: Some(ServerId {
+            identity: APP.parse().unwrap(),
+            server_name: APP.into(),
+        }),
+        hint: Hint::H2,
+        transport_port: Some(4143),
+        ..Endpoint::plain(application.addr)
+    };
+    mesh.web
+        .knows(service(), target(Protocol::Detect, forward(own)));
+    let mut client = mesh.connect().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(client.response().await.1, b"ok");
+    assert_eq!(application.heads(), ["GET / HTTP/1.1\r\nhost: a\r\n\r\n"]);
+    let loopback = [
+        "peer=\"dst\"",
+        "no_tls_reason=\"loopback\"",
+        "direction=\"outbound\"",
+    ];
+    assert_eq!(mesh.web.count("tcp_open_total", &loopback), 1);
+}
+
+#[tokio::test]
+async fn an_authority_override_replaces_the_host() {
+    let application = Application::replying(OK, false).await;
+    let mesh = Mesh2::new(application.addr, Way::Plain, Hint::None).await;
+    let gateway = Endpoint {
+        authority_override: Some("app.other:81".into()),
+        ..Endpoint::plain(([0, 0, 0, 0], application.addr.port()).into())
+    };
+    mesh.web
+        .knows(service(), target(Protocol::Detect, forward(gateway)));
+    let mut client = mesh.connect().await;
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(client.response().await.1, b"ok");
+    assert_eq!(
+        application.heads(),
+        ["GET / HTTP/1.1\r\nhost: app.other:81\r\n\r\n"]
+    );
 }
