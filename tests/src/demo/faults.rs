@@ -144,6 +144,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         let path = entry.path();
         match path.is_dir() {
             true => found.extend(files(&path)),
+            // The kernel puts `maps.debug` and `progs.debug` into every BPF file system.
+            false if path.extension().is_some_and(|it| it == "debug") => {}
             false => found.push(path),
         }
     }
