@@ -1,16 +1,19 @@
 //! Puts the daemon together and runs it: the only place that makes long-lived things.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, OpenOptions, Permissions},
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use weft_runtime::{
@@ -167,6 +170,9 @@ fn kernel_collector(kernel: &Arc<Kernel>) -> KernelCollector {
     }))
 }
 
+/// One line per pod in this time: a client that tries again and again would fill the log.
+const QUIET: Duration = Duration::from_secs(5);
+
 /// Logs and counts what the guard reports.
 async fn report_guard(
     kernel: Arc<Kernel>,
@@ -175,12 +181,18 @@ async fn report_guard(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut events = kernel.events().context("follow the guard's reports")?;
+    let mut logged: HashMap<u64, Instant> = HashMap::new();
     loop {
         let event = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             event = events.next() => event.context("read a report of the guard")?,
         };
         metrics.guard_event(event.reason.name());
+        logged.retain(|_, at| at.elapsed() < QUIET);
+        if logged.contains_key(&event.cookie) {
+            continue;
+        }
+        logged.insert(event.cookie, Instant::now());
         let pod = pods.by_cookie(event.cookie).map_or_else(
             || format!("cookie {}", event.cookie),
             |pod| format!("{}/{}", pod.namespace, pod.name),

@@ -4,7 +4,12 @@
 //! announced to all agents that do not drain, a removal to all. Queues are bounded: an agent that
 //! does not keep up is disconnected, and gets everything again when it comes back.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -134,8 +139,9 @@ impl Hub {
     }
 
     /// Seats an agent: the snapshot is in its queue already. `previous` is the generation that it
-    /// says it had; it keeps that if it was ever given out.
-    pub(super) fn connect(&self, previous: u64, draining: bool) -> Seat {
+    /// says it had; it keeps that if it was ever given out. One that drains already hears only of
+    /// the pods that it holds.
+    pub(super) fn connect(&self, previous: u64, draining: Option<&BTreeSet<String>>) -> Seat {
         let mut state = self.state.lock();
         let generation = if (1..=state.last_generation).contains(&previous) {
             previous
@@ -147,7 +153,9 @@ impl Hub {
         state.last_connection += 1;
         let connection = state.last_connection;
         let (sender, events) = mpsc::channel(state.pods.len() + BACKLOG);
-        let snapshot = state.pods.values().cloned().map(Event::Added);
+        let holds = |uid: &String| draining.is_none_or(|held| held.contains(uid));
+        let pods = state.pods.iter().filter(|(uid, _)| holds(uid));
+        let snapshot = pods.map(|(_, pod)| Event::Added(Arc::clone(pod)));
         for event in snapshot.chain([Event::SnapshotSent]) {
             // The channel was made large enough just now.
             sender.try_send(event).ok();
@@ -156,7 +164,7 @@ impl Hub {
             connection,
             events: sender,
             serving: false,
-            draining,
+            draining: draining.is_some(),
         };
         if state.agents.insert(generation, agent).is_some() {
             warn!(
@@ -276,7 +284,7 @@ mod tests {
     fn an_agent_gets_the_snapshot_and_then_what_happens() {
         let (hub, _folder) = hub();
         hub.announce(announced("a"));
-        let mut seat = hub.connect(0, false);
+        let mut seat = hub.connect(0, None);
         hub.announce(announced("b"));
         hub.announce(announced("b"));
         hub.withdraw("a");
@@ -290,7 +298,7 @@ mod tests {
     #[test]
     fn the_newest_that_serves_accepts_and_older_ones_drain() {
         let (hub, _folder) = hub();
-        let (mut old, mut new) = (hub.connect(0, false), hub.connect(0, false));
+        let (mut old, mut new) = (hub.connect(0, None), hub.connect(0, None));
         assert_eq!((old.generation, new.generation), (1, 2));
         hub.serving(&old);
         assert_eq!(drain(&mut old), ["snapshot"]);
@@ -306,24 +314,34 @@ mod tests {
     #[test]
     fn generations_are_kept_over_reconnects_and_restarts() {
         let (hub, folder) = hub();
-        let first = hub.connect(0, false);
-        let second = hub.connect(0, false);
+        let first = hub.connect(0, None);
+        let second = hub.connect(0, None);
         hub.disconnect(&first);
         let hub = Hub::new(folder.path().join("generation"));
-        let mut newer = hub.connect(second.generation, false);
-        let mut older = hub.connect(first.generation, false);
+        let mut newer = hub.connect(second.generation, None);
+        let mut older = hub.connect(first.generation, None);
         assert_eq!((older.generation, newer.generation), (1, 2));
         hub.serving(&newer);
         hub.serving(&older);
         assert_eq!(drain(&mut older), ["snapshot", "drain"]);
         assert_eq!(drain(&mut newer), ["snapshot"]);
-        assert_eq!(hub.connect(99, false).generation, 3, "never given out");
+        assert_eq!(hub.connect(99, None).generation, 3, "never given out");
+    }
+
+    #[test]
+    fn a_draining_agent_hears_of_what_it_holds_only() {
+        let (hub, _folder) = hub();
+        hub.announce(announced("a"));
+        hub.announce(announced("b"));
+        let held = BTreeSet::from(["b".to_owned(), "gone".to_owned()]);
+        let mut seat = hub.connect(0, Some(&held));
+        assert_eq!(drain(&mut seat), ["added b", "snapshot"]);
     }
 
     #[test]
     fn an_agent_that_does_not_keep_up_is_given_up() {
         let (hub, _folder) = hub();
-        let mut slow = hub.connect(0, false);
+        let mut slow = hub.connect(0, None);
         for _ in 0..=BACKLOG {
             hub.announce(announced("a"));
         }

@@ -4,7 +4,7 @@
 //! agent's requests are read all the while, and answered one after the other.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     future::Future,
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -119,10 +119,11 @@ impl Peer {
             () = stop.cancelled() => return Ok(()),
             greeted = timeout(PATIENCE, self.greet()) => greeted,
         };
-        let Some(hello) = greeted.map_err(|_elapsed| LendError::Silent)?? else {
+        let Some((hello, held)) = greeted.map_err(|_elapsed| LendError::Silent)?? else {
             return Ok(());
         };
-        let mut seat = self.hub.connect(hello.generation, hello.draining);
+        let draining = hello.draining.then_some(&held);
+        let mut seat = self.hub.connect(hello.generation, draining);
         let generation = seat.generation;
         info!(
             generation,
@@ -140,7 +141,7 @@ impl Peer {
     }
 
     /// Reads `Hello` and the listeners that the agent offers back.
-    async fn greet(&self) -> Result<Option<proto::Hello>, LendError> {
+    async fn greet(&self) -> Result<Option<(proto::Hello, BTreeSet<String>)>, LendError> {
         let Some((message, _fds)) = self.next().await? else {
             return Ok(None);
         };
@@ -153,6 +154,7 @@ impl Peer {
         if hello.holding > MAX_HOLDING {
             return Err(LendError::Protocol("too many pods are offered back"));
         }
+        let mut held = BTreeSet::new();
         for _ in 0..hello.holding {
             let Some((message, fds)) = self.next().await? else {
                 return Ok(None);
@@ -162,8 +164,9 @@ impl Peer {
             };
             let listeners = match_up(&holding, fds)?;
             self.lender.take_back(&holding.uid, listeners).await;
+            held.insert(holding.uid);
         }
-        Ok(Some(hello))
+        Ok(Some((hello, held)))
     }
 
     async fn talk(&self, seat: &mut Seat) -> Result<(), LendError> {

@@ -252,14 +252,12 @@ async fn nothing_is_sent_before_the_last_message_was_acknowledged() {
     agent.ack(snapshot.seq).await;
     let mut kinds = Vec::new();
     for _ in 0..2 {
-        kinds.push(match agent.hear().await.0 {
-            to_agent::Message::PodAdded(_) => "pod",
-            to_agent::Message::Sockets(_) => "sockets",
-            other => panic!("{other:?}"),
-        });
+        let message = agent.hear().await.0;
+        let is_pod = matches!(message, to_agent::Message::PodAdded(_));
+        assert!(is_pod || matches!(message, to_agent::Message::Sockets(_)));
+        kinds.push(is_pod);
     }
-    kinds.sort_unstable();
-    assert_eq!(kinds, ["pod", "sockets"]);
+    assert_ne!(kinds[0], kinds[1]);
 }
 
 #[tokio::test]

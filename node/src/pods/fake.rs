@@ -27,6 +27,9 @@ use crate::kernel::{
     Expected, Fault, Guard, KernelError, KnownPod, ListenerSlot, PodKernel, Skips,
 };
 
+/// Is told of every call.
+type Hook = Box<dyn Fn(&str) + Send>;
+
 /// What was asked, in order; and what is to fail or to be found.
 #[derive(Default)]
 pub(super) struct Fake {
@@ -39,7 +42,9 @@ pub(super) struct Fake {
     pub(super) is_unrouted: Mutex<bool>,
     pub(super) connections: Mutex<HashSet<Connection>>,
     /// Called at every step.
-    pub(super) hook: Mutex<Option<Box<dyn Fn(&str) + Send>>>,
+    pub(super) hook: Mutex<Option<Hook>>,
+    /// Whether listeners are still open somewhere else.
+    pub(super) is_held_elsewhere: Mutex<bool>,
 }
 
 impl Fake {
@@ -114,7 +119,7 @@ impl Datapath for Fake {
         _slot: u32,
         _which: ListenerSlot,
     ) -> Result<Option<u64>, KernelError> {
-        Ok(None)
+        Ok(self.is_held_elsewhere.lock().then_some(1))
     }
 
     fn tag_lent(&self, _socket: BorrowedFd<'_>) -> Result<(), KernelError> {

@@ -75,7 +75,11 @@ impl Pods {
         let pod = format!("{}/{}", sandbox.namespace, sandbox.name);
         self.replace_others(&sandbox).await;
         let entry = self.entry(&sandbox.uid);
-        self.settle_in(&entry, sandbox.clone()).await;
+        let settled = timeout_at(deadline, self.settle_in(&entry, sandbox.clone())).await;
+        if settled.is_err() {
+            let why = "what was begun with the pod before is still being undone";
+            return Err(RequestError::TryAgain(format!("pod {pod}: {why}")));
+        }
         let cancel = entry.cancel_token();
         let patience = deadline.saturating_duration_since(Instant::now());
         let decision = tokio::select! {
@@ -263,6 +267,9 @@ impl Pods {
 
     /// Notes the sandbox; undoes what an older sandbox of the same pod left.
     async fn settle_in(self: &Arc<Self>, entry: &Arc<Entry>, sandbox: Sandbox) {
+        if !entry.has_sandbox(&sandbox) {
+            entry.call_off();
+        }
         entry.resume();
         let mut state = Arc::clone(&entry.state).lock_owned().await;
         let is_same = state
@@ -303,7 +310,7 @@ impl Pods {
 
     async fn take_back_all(self: &Arc<Self>, uid: &str, offered: Vec<(Kind, OwnedFd)>) {
         let Some(entry) = self.find(uid) else { return };
-        let complete = {
+        let is_offered = {
             let mut state = entry.state.lock().await;
             let Some(adopting) = &mut state.adopting else {
                 return;
@@ -323,9 +330,13 @@ impl Pods {
                     ),
                 }
             }
-            adopting.held.len() >= adopting.made.listeners.len()
+            // Every agent holds the same sockets: what this one has not, nobody has.
+            if !adopting.held.is_empty() {
+                adopting.deadline = Instant::now();
+            }
+            !adopting.held.is_empty()
         };
-        if complete {
+        if is_offered {
             // Errors are logged and tried again by the reconciler.
             self.converge(&entry, Moment::Late).await.ok();
         }

@@ -264,6 +264,14 @@ impl Entry {
         id.unwrap_or_default()
     }
 
+    /// Whether the sandbox is the one that is known.
+    pub(super) fn has_sandbox(&self, sandbox: &Sandbox) -> bool {
+        let known = self.sandbox.lock();
+        known
+            .as_ref()
+            .is_some_and(|known| known.netns_id == sandbox.netns_id)
+    }
+
     /// Whether the pod cannot be any more once the given sandbox is: that has its namespace, or an
     /// address that the runtime had given it.
     pub(super) fn is_replaced_by(&self, other: &Sandbox) -> bool {

@@ -1,8 +1,9 @@
 //! The order of enrolment, and what the table does with it, against fakes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
+use socket2::Socket;
 use tokio_util::sync::CancellationToken;
 use weft_api::model::{Guard, Mesh, Pod, Settings};
 
@@ -11,13 +12,17 @@ use super::{
     enrol::{Moment, Plan, Tools, enrol},
     fake::Fake,
     legacy::Connection,
-    record::{Records, tests::sandbox},
-    requests::{Announcement, RequestError},
-    sockets::{Family, Kind},
+    record::{Made, Record, Records, tests::sandbox},
+    requests::{Announcement, Lending, RequestError},
+    sockets::{self, Family, Kind},
     status::Standing,
     table::{Config, Parts, Pods},
 };
-use crate::{kernel::Fault, lend::Hub, metrics::Metrics};
+use crate::{
+    kernel::Fault,
+    lend::{Hub, Lender as _},
+    metrics::Metrics,
+};
 
 const IN: [&str; 16] = [
     "add Enforce",
@@ -428,4 +433,65 @@ async fn a_successor_adopts_what_is_recorded() {
             .listeners
             .contains_key(&Kind::OutboundV4)
     );
+}
+
+#[tokio::test]
+async fn only_the_sockets_that_were_made_for_a_pod_are_taken_back() {
+    let world = World::new();
+    world.desired.upsert(meshed("u1"));
+    let (own, foreign) = (listening(), listening());
+    let made = Made {
+        cookie: sockets::netns_cookie(own.as_fd()).unwrap(),
+        slot: 5,
+        listeners: BTreeMap::from([(Kind::OutboundV4, own.cookie().unwrap())]),
+    };
+    let record = Record {
+        sandbox: sandbox("u1"),
+        made: Some(made),
+        pod: None,
+    };
+    Records::open(world.folder.path())
+        .unwrap()
+        .keep(&record)
+        .unwrap();
+    *world.fake.is_held_elsewhere.lock() = true;
+    let pods = Pods::new(Parts {
+        records: Records::open(world.folder.path()).unwrap(),
+        tools: tools(&world.fake),
+        desired: Arc::clone(&world.desired),
+        hub: Arc::new(Hub::new(world.folder.path().join("generation"))),
+        metrics: Metrics::register(&mut Registry::default()),
+        config: Config {
+            adopt_grace: Duration::from_secs(60),
+            ..world.pods.parts.config.clone()
+        },
+    });
+    pods.adopt().await.unwrap();
+    let lending = Lending(Arc::clone(&pods));
+    let standing = || pods.status()[0].standing;
+    lending
+        .take_back("u1", vec![(Kind::OutboundV4, foreign.into())])
+        .await;
+    assert_eq!(standing(), Standing::Adopting);
+    let wrong_kind = own.try_clone().unwrap();
+    lending
+        .take_back("u1", vec![(Kind::InboundV4, wrong_kind.into())])
+        .await;
+    assert_eq!(standing(), Standing::Adopting);
+    let cookie = own.cookie().unwrap();
+    lending
+        .take_back("u1", vec![(Kind::OutboundV4, own.into())])
+        .await;
+    assert_eq!(standing(), Standing::Meshed);
+    let made = Records::open(world.folder.path()).unwrap().load().unwrap();
+    let made = made[0].made.as_ref().unwrap();
+    assert_eq!((made.slot, made.listeners[&Kind::OutboundV4]), (5, cookie));
+}
+
+fn listening() -> Socket {
+    let socket = sockets::dial(Family::V4).unwrap();
+    let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
+    socket.bind(&loopback.into()).unwrap();
+    sockets::listen(&socket).unwrap();
+    socket
 }

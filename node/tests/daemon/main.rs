@@ -4,6 +4,13 @@
 //! Needs root and a kernel with the features that `weft-node preflight` asks for. Everything is
 //! named `wn-…` and removed.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests panic like tests"
+)]
+
 mod controller;
 mod world;
 
@@ -207,7 +214,9 @@ async fn pods_outside_the_mesh_start_with_and_without_the_daemon_and_others_do_n
 async fn a_running_pod_enters_and_leaves_without_a_lost_connection() {
     let mut world = World::new("late");
     let unmeshed = pod(UID, Mesh::NotMeshed("nobody asked".to_owned()));
-    let controller = world.start_controlled(&[unmeshed.clone()]).await;
+    let controller = world
+        .start_controlled(std::slice::from_ref(&unmeshed))
+        .await;
     let mut agent = world.agent().await;
     world.cni_ok("ADD", UID);
     assert_eq!(world.status(UID).unwrap().standing, Standing::Unmeshed);
