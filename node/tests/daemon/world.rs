@@ -212,7 +212,7 @@ impl World {
                 "--admin-addr",
                 "127.0.0.1:0",
                 "--log",
-                "debug,netlink_proto=info",
+                "info,weft_node=debug",
             ])
             .args(["--leave-grace", "1"])
             .stderr(log)
