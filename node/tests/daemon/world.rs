@@ -231,6 +231,20 @@ impl World {
         }
     }
 
+    /// Runs `weft-node cleanup`.
+    pub(crate) fn clean_up(&self) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_weft-node"))
+            .arg("cleanup")
+            .arg("--run-dir")
+            .arg(self.run_dir.path())
+            .arg("--bpffs")
+            .arg(&self.kernel.bpffs)
+            .arg("--cgroup")
+            .arg(&self.kernel.cgroup)
+            .output()
+            .unwrap()
+    }
+
     pub(crate) fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon runs").id()
     }
