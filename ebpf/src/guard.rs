@@ -53,18 +53,24 @@ pub(crate) fn leaving(ctx: &SkBuffContext) -> Verdict {
         return Verdict::Pass;
     };
     let is_marked = word!(skb, __sk_buff, mark) & settings.mask() == settings.mark();
-    let segment = match packet::parse(&Skb(skb)) {
-        Parsed::Tcp(segment) if segment.is_syn || is_marked => Some(segment),
+    let is_on_lo = word!(skb, __sk_buff, ifindex) == LO;
+    if is_on_lo && !is_marked {
+        return Verdict::Pass;
+    }
+    let packet = Skb(skb);
+    let segment = match packet::parse(&packet) {
+        Parsed::Tcp(header) if is_on_lo => {
+            return if header.is_syn {
+                hold(skb, header.is_v4)
+            } else {
+                Verdict::Pass
+            };
+        }
+        Parsed::Tcp(header) if header.is_syn || is_marked => header.segment(&packet),
         Parsed::Tcp(_) | Parsed::Other => return Verdict::Pass,
+        Parsed::Unclear if is_on_lo => return Verdict::Pass,
         Parsed::Unclear => None,
     };
-    let ifindex = word!(skb, __sk_buff, ifindex);
-    if ifindex == LO {
-        return match segment {
-            Some(segment) if segment.is_syn && is_marked => hold(skb, segment.is_v4),
-            Some(_) | None => Verdict::Pass,
-        };
-    }
     let Some(sender) = sender(skb, settings) else {
         return Verdict::Pass;
     };
@@ -101,7 +107,7 @@ pub(crate) fn leaving(ctx: &SkBuffContext) -> Verdict {
                 &sender,
                 segment.as_ref(),
                 settings,
-                (reason, enforce, ifindex),
+                (reason, enforce, word!(skb, __sk_buff, ifindex)),
             );
             match enforce {
                 true => Verdict::Drop,
@@ -141,33 +147,33 @@ fn hold(skb: *mut __sk_buff, is_v4: bool) -> Verdict {
 fn sender(skb: *mut __sk_buff, settings: &Settings) -> Option<Sender> {
     // SAFETY: the packet is the kernel's.
     let own_cookie = unsafe { bpf_get_netns_cookie(skb.cast()) };
-    if let Some(pod) = maps::pod(own_cookie) {
-        return Some(Sender {
-            pod,
-            cookie: own_cookie,
-            own_cookie,
-        });
-    }
+    let (pod, cookie) = match maps::pod(own_cookie) {
+        Some(pod) => (pod, own_cookie),
+        None => {
+            let cookie = cookie_by_cgroup(skb, settings)?;
+            (maps::pod(cookie)?, cookie)
+        }
+    };
+    Some(Sender {
+        pod,
+        cookie,
+        own_cookie,
+    })
+}
+
+#[inline(always)]
+fn cookie_by_cgroup(skb: *mut __sk_buff, settings: &Settings) -> Option<u64> {
+    let mut found = None;
     for level in settings.levels() {
-        let Ok(level) = i32::try_from(*level) else {
-            return None;
-        };
-        if level == 0 {
-            return None;
+        if *level == 0 || found.is_some() {
+            break;
         }
-        // SAFETY: as above; the helper answers 0 for levels that do not exist.
-        let cgroup = unsafe { bpf_skb_ancestor_cgroup_id(skb, level) };
+        // SAFETY: the packet is the kernel's; the helper answers 0 for levels that do not exist.
+        let cgroup = unsafe { bpf_skb_ancestor_cgroup_id(skb, level.cast_signed()) };
         // SAFETY: the value is copied at once.
-        if let Some(cookie) = unsafe { maps::CGROUPS.get(cgroup) }.copied() {
-            let pod = maps::pod(cookie)?;
-            return Some(Sender {
-                pod,
-                cookie,
-                own_cookie,
-            });
-        }
+        found = unsafe { maps::CGROUPS.get(cgroup) }.copied();
     }
-    None
+    found
 }
 
 #[inline(always)]

@@ -10,8 +10,8 @@ use weft_common::{Addr, Port};
 pub trait Packet {
     /// Reads `N` words at the offset, each as it lies there; none when the packet ends before.
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
-    /// Reads `N` bytes at the offset; none when the packet ends before.
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// Reads two bytes at the offset; none when the packet ends before.
+    fn pair(&self, offset: u32) -> Option<[u8; 2]>;
 }
 
 /// Most IPv6 extension headers that are looked through; real traffic has one or two.
@@ -31,14 +31,24 @@ const ACK: u8 = 0x10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
     /// A TCP segment.
-    Tcp(Segment),
+    Tcp(Header),
     /// Not TCP.
     Other,
     /// Something that may be TCP and cannot be read: a fragment, too short, too many headers.
     Unclear,
 }
 
-/// What matters of a TCP segment.
+/// What every segment is asked for; two reads find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Whether it is IPv4.
+    pub is_v4: bool,
+    /// Whether it asks for a new connection.
+    pub is_syn: bool,
+    ports: u32,
+}
+
+/// The connection that a segment belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Where from.
@@ -55,57 +65,61 @@ pub struct Segment {
     pub is_syn: bool,
 }
 
-/// Reads the packet.
+/// Reads what every segment is asked for.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P) -> Parsed {
-    let Some([first]) = packet.load::<1>(0) else {
+    let (offset, is_v4) = match find(packet) {
+        Ok(found) => found,
+        Err(other) => return other,
+    };
+    let Some([ports, _, _, control]) = packet.words::<4>(offset) else {
         return Parsed::Unclear;
     };
-    match first >> 4 {
-        4 => v4(packet, first),
-        6 => v6(packet),
-        _ => Parsed::Other,
-    }
+    let [_, flags, ..] = control.to_ne_bytes();
+    Parsed::Tcp(Header {
+        is_v4,
+        is_syn: flags & (SYN | ACK) == SYN,
+        ports,
+    })
 }
 
+/// Finds where the TCP header begins, and whether that is IPv4.
 #[inline(always)]
-fn v4<P: Packet>(packet: &P, first: u8) -> Parsed {
+fn find<P: Packet>(packet: &P) -> Result<(u32, bool), Parsed> {
     // RFC 791: the second word ends with flags and fragment offset, the third has the protocol.
-    let Some([_, fragment, protocol, source, destination]) = packet.words::<5>(0) else {
-        return Parsed::Unclear;
+    // RFC 8200: the second word has the next header.
+    let Some([first, second, third, ..]) = packet.words::<5>(0) else {
+        return Err(Parsed::Unclear);
     };
-    let [_, protocol, ..] = protocol.to_ne_bytes();
-    if protocol != TCP {
-        return Parsed::Other;
+    let [first, ..] = first.to_ne_bytes();
+    match first >> 4 {
+        4 => {
+            let [_, protocol, ..] = third.to_ne_bytes();
+            if protocol != TCP {
+                return Err(Parsed::Other);
+            }
+            if u32::from_be(second) & 0x1fff != 0 {
+                return Err(Parsed::Unclear);
+            }
+            Ok((u32::from(first & 0xf) * 4, true))
+        }
+        6 => {
+            let [_, _, next, _] = second.to_ne_bytes();
+            Ok((skip_extensions(packet, next)?, false))
+        }
+        _ => Err(Parsed::Other),
     }
-    if u32::from_be(fragment) & 0x1fff != 0 {
-        return Parsed::Unclear;
-    }
-    let ends = (
-        Addr::v4(source.to_ne_bytes()),
-        Addr::v4(destination.to_ne_bytes()),
-    );
-    tcp(packet, u32::from(first & 0xf) * 4, ends, true)
 }
 
 #[inline(always)]
-fn v6<P: Packet>(packet: &P) -> Parsed {
-    let Some([mut next]) = packet.load::<1>(6) else {
-        return Parsed::Unclear;
-    };
+fn skip_extensions<P: Packet>(packet: &P, mut next: u8) -> Result<u32, Parsed> {
     let mut offset = 40;
     for _ in 0..EXTENSIONS {
         match next {
-            TCP => {
-                let (Some(source), Some(destination)) = (packet.words(8), packet.words(24)) else {
-                    return Parsed::Unclear;
-                };
-                let ends = (Addr::from_words(source), Addr::from_words(destination));
-                return tcp(packet, offset, ends, false);
-            }
+            TCP => return Ok(offset),
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION => {
-                let Some([following, length]) = packet.load(offset) else {
-                    return Parsed::Unclear;
+                let Some([following, length]) = packet.pair(offset) else {
+                    return Err(Parsed::Unclear);
                 };
                 // RFC 4302: the authentication header counts in units of 4 bytes, less 2.
                 offset += match next {
@@ -114,27 +128,40 @@ fn v6<P: Packet>(packet: &P) -> Parsed {
                 };
                 next = following;
             }
-            FRAGMENT => return Parsed::Unclear,
-            _ => return Parsed::Other,
+            FRAGMENT => return Err(Parsed::Unclear),
+            _ => return Err(Parsed::Other),
         }
     }
-    Parsed::Unclear
+    Err(Parsed::Unclear)
 }
 
-#[inline(always)]
-fn tcp<P: Packet>(packet: &P, offset: u32, ends: (Addr, Addr), is_v4: bool) -> Parsed {
-    let (Some(ports), Some([flags])) = (packet.load::<4>(offset), packet.load::<1>(offset + 13))
-    else {
-        return Parsed::Unclear;
-    };
-    Parsed::Tcp(Segment {
-        source: ends.0,
-        destination: ends.1,
-        source_port: [ports[0], ports[1]],
-        destination_port: [ports[2], ports[3]],
-        is_v4,
-        is_syn: flags & (SYN | ACK) == SYN,
-    })
+impl Header {
+    /// Reads the addresses besides; none when the packet ends before.
+    #[inline(always)]
+    pub fn segment<P: Packet>(&self, packet: &P) -> Option<Segment> {
+        let (source, destination) = match self.is_v4 {
+            true => {
+                let [source, destination] = packet.words(12)?;
+                (
+                    Addr::v4(source.to_ne_bytes()),
+                    Addr::v4(destination.to_ne_bytes()),
+                )
+            }
+            false => (
+                Addr::from_words(packet.words(8)?),
+                Addr::from_words(packet.words(24)?),
+            ),
+        };
+        let [s0, s1, d0, d1] = self.ports.to_ne_bytes();
+        Some(Segment {
+            source,
+            destination,
+            source_port: [s0, s1],
+            destination_port: [d0, d1],
+            is_v4: self.is_v4,
+            is_syn: self.is_syn,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -144,17 +171,18 @@ mod tests {
     struct Bytes(Vec<u8>);
 
     impl Packet for Bytes {
-        fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
             let offset = usize::try_from(offset).unwrap();
-            self.0.get(offset..offset + N)?.try_into().ok()
+            let bytes = self.0.get(offset..offset + 4 * N)?;
+            let mut words = bytes
+                .chunks(4)
+                .map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
+            Some([(); N].map(|()| words.next().unwrap()))
         }
 
-        fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-            let mut words = [0; N];
-            for (at, word) in (offset..).step_by(4).zip(&mut words) {
-                *word = u32::from_ne_bytes(self.load(at)?);
-            }
-            Some(words)
+        fn pair(&self, offset: u32) -> Option<[u8; 2]> {
+            let offset = usize::try_from(offset).unwrap();
+            self.0.get(offset..offset + 2)?.try_into().ok()
         }
     }
 
@@ -194,7 +222,8 @@ mod tests {
 
     fn found(packet: &Bytes) -> Option<(Addr, Port, bool, bool)> {
         match parse(packet) {
-            Parsed::Tcp(tcp) => {
+            Parsed::Tcp(header) => {
+                let tcp = header.segment(packet)?;
                 assert_eq!(tcp.source_port, 12345_u16.to_be_bytes());
                 Some((tcp.destination, tcp.destination_port, tcp.is_v4, tcp.is_syn))
             }
@@ -245,7 +274,7 @@ mod tests {
             ("cut off", short, Parsed::Unclear),
             ("empty", Bytes(vec![]), Parsed::Unclear),
             ("UDP", v4(0, 0, 17, 0), Parsed::Other),
-            ("ARP", Bytes(vec![0, 1, 8, 0]), Parsed::Other),
+            ("ARP", Bytes([[0, 1, 8, 0]; 7].concat()), Parsed::Other),
             (
                 "IPv6 fragment",
                 v6(&[(FRAGMENT, &eight)], 2),

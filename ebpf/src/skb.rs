@@ -11,13 +11,13 @@ pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 
 impl Packet for Skb {
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.read(offset, [0; N])
     }
 
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        self.read(offset, [0; N])
+    fn pair(&self, offset: u32) -> Option<[u8; 2]> {
+        self.read(offset, [0; 2])
     }
 }
 

@@ -112,15 +112,17 @@ pub(crate) fn lookup(ctx: &SkLookupContext) -> Lookup {
 /// Decides about a packet that arrives at the pod's device.
 #[inline(always)]
 pub(crate) fn arriving(ctx: &TcContext) -> Device {
-    let segment = match packet::parse(&Skb(ctx.skb.skb)) {
-        Parsed::Tcp(segment) if segment.is_syn => segment,
+    let packet = Skb(ctx.skb.skb);
+    let segment = match packet::parse(&packet) {
+        Parsed::Tcp(header) if header.is_syn => header.segment(&packet),
         // Established connections need no steering, and what answers a SYN cookie is found by
         // socket lookup: the bulk of the packets is let go here.
         Parsed::Tcp(_) | Parsed::Other => return Device::Pass,
-        Parsed::Unclear => {
-            count(Reason::Unparsed);
-            return Device::Pass;
-        }
+        Parsed::Unclear => None,
+    };
+    let Some(segment) = segment else {
+        count(Reason::Unparsed);
+        return Device::Pass;
     };
     let cookie = POD_COOKIE.load();
     let Some(pod) = maps::pod(cookie) else {

@@ -88,7 +88,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         node: config.control.node.clone(),
         pods: Arc::clone(&pods),
         desired: Arc::clone(&desired),
-        hub,
+        hub: Arc::clone(&hub),
         run_dir,
     })?;
     let control = Control {
@@ -100,7 +100,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let admin = Admin {
         readiness: readiness.clone(),
-        metrics: Arc::new(move || render(&registry)),
+        metrics: Arc::new({
+            let metrics = Arc::clone(&metrics);
+            move || {
+                metrics.set_agents(&hub.agents());
+                render(&registry)
+            }
+        }),
         extra: None,
     };
 

@@ -30,7 +30,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => {
-            let config = Config::try_from(*args)?;
+            let mut config = Config::try_from(*args)?;
+            // It warns at every look at an interface whose kernel is newer than the crate.
+            let quiet = format!("netlink_packet_route=error,{}", config.logging.log);
+            config.logging.log = quiet;
             logging::init(&config.logging)?;
             tls::install_provider();
             let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -14,6 +14,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::lend::AgentStatus;
+
 /// Upper bounds of enrolment times, in seconds: a CNI call has two.
 const ENROL_BOUNDS: [f64; 9] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 
@@ -42,6 +44,7 @@ pub struct Metrics {
     lend_errors: Family<ReasonLabel, Counter>,
     guard_events: Family<ReasonLabel, Counter>,
     legacy: Gauge,
+    agents: Family<StateLabel, Gauge>,
     controller_connected: Gauge,
     invalid_pods: Counter,
 }
@@ -56,6 +59,7 @@ impl Default for Metrics {
             lend_errors: Family::default(),
             guard_events: Family::default(),
             legacy: Gauge::default(),
+            agents: Family::default(),
             controller_connected: Gauge::default(),
             invalid_pods: Counter::default(),
         }
@@ -101,6 +105,11 @@ impl Metrics {
             "legacy_connections",
             "Connections of enrolled pods from before their enrolment, outside the mesh",
             this.legacy.clone(),
+        );
+        registry.register(
+            "agents",
+            "Connected agents, by state: without a serving one, connections of meshed pods wait",
+            this.agents.clone(),
         );
         registry.register(
             "controller_connected",
@@ -156,6 +165,25 @@ impl Metrics {
     /// Sets the number of legacy connections.
     pub fn set_legacy(&self, count: usize) {
         self.legacy.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many agents are in each state.
+    pub fn set_agents(&self, agents: &[AgentStatus]) {
+        let states = [
+            ("draining", agents.iter().filter(|a| a.draining).count()),
+            (
+                "serving",
+                agents.iter().filter(|a| a.serving && !a.draining).count(),
+            ),
+            (
+                "starting",
+                agents.iter().filter(|a| !a.serving && !a.draining).count(),
+            ),
+        ];
+        for (state, count) in states {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.agents.get_or_create(&StateLabel { state }).set(count);
+        }
     }
 
     /// Says whether the controller is connected.

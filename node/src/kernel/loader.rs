@@ -15,7 +15,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     programs::{Program, ProgramError},
 };
 use parking_lot::Mutex;
@@ -25,7 +25,8 @@ use super::{
     KernelConfig, KernelError,
     links::{self, Link},
     maps::Maps,
-    mount, object,
+    mount,
+    object::{self, Template},
     sys::{self, Hook, Target},
 };
 
@@ -43,6 +44,7 @@ pub struct Kernel {
     pub(super) maps: Mutex<Maps>,
     /// Tags of the steering programs of this version, to see which pods have older ones.
     pub(super) tags: SteeringTags,
+    pub(super) template: Template,
     cgroup: Cgroup,
 }
 
@@ -93,7 +95,8 @@ impl Kernel {
         for directory in [&paths.root, &paths.maps, &paths.links, &paths.pods] {
             links::make_directory(directory)?;
         }
-        let mut object = load_object(Some(&paths.maps), None)?;
+        let template = Template::new(Some(&paths.maps))?;
+        let mut object = template.load((0, 0))?;
         let mut maps = Maps::take(&mut object, &paths.maps)?;
         // Before anything is attached: programs without settings pass everything.
         maps.write_settings(config.settings)?;
@@ -106,6 +109,7 @@ impl Kernel {
             paths,
             maps: Mutex::new(maps),
             tags,
+            template,
             cgroup,
         };
         kernel.repair_cgroup_links()?;
@@ -166,26 +170,6 @@ impl Cgroup {
             programs,
         })
     }
-}
-
-/// Reads the object and makes its maps; pinned ones are opened. Nothing is pinned without `pins`.
-pub(super) fn load_object(
-    pins: Option<&Path>,
-    pod: Option<(u64, u32)>,
-) -> Result<Ebpf, KernelError> {
-    let (cookie, slot) = pod.unwrap_or_default();
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global(names::POD_COOKIE, &cookie, true)
-        .override_global(names::POD_SLOT, &slot, true);
-    for map in names::MAPS {
-        if let Some(pins) = pins {
-            loader.map_pin_path(map, pins.join(map));
-        }
-    }
-    loader
-        .load(object::OBJECT)
-        .map_err(|error| KernelError::Object(Box::new(error)))
 }
 
 /// Has the kernel check and take the program.

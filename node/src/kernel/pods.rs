@@ -182,7 +182,7 @@ impl Kernel {
             return Ok(());
         }
         links::make_directory(&self.paths.pods.join(name(uid)?))?;
-        let mut object = loader::load_object(Some(&self.paths.maps), Some(pod))?;
+        let mut object = self.template.load(pod)?;
         link.ensure(loader::load_program(&mut object, program)?.as_fd(), target)
     }
 

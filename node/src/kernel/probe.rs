@@ -116,10 +116,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 fn datapath() -> Check {
     let name = "eBPF programs";
     match object::is_built_in() {
-        true => Check::ok(
-            name,
-            format!("built in, {} KiB", object::OBJECT.len() / 1024),
-        ),
+        true => Check::ok(name, format!("built in, {} KiB", object::size() / 1024)),
         false => Check::missing(name, "not built in", KernelError::NoDatapath.remedy()),
     }
 }

@@ -290,3 +290,29 @@ async fn add_waits_for_the_controller_to_name_the_pod() {
     assert!(added.status.success());
     assert!(world.is_meshed(UID));
 }
+
+#[tokio::test]
+async fn cleanup_refuses_beside_a_daemon_and_leaves_nothing_after_it() {
+    let mut world = World::new("cleanup");
+    world.wanted(&[pod(UID, Mesh::Meshed)]);
+    world.start().await;
+    world.cni_ok("ADD", UID);
+    let refused = world.clean_up();
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && stderr.contains("another weft-node"),
+        "{stderr}"
+    );
+    assert!(world.is_meshed(UID));
+
+    world.kill();
+    let done = world.clean_up();
+    let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{stderr}");
+    assert!(!world.pod.ip("rule").contains("1033"));
+    let records = fs::read_dir(world.run_dir.path().join("pods")).unwrap();
+    assert_eq!(records.count(), 0);
+    let server = world.peer.serve(&format!("{PEER_IP}:8080"));
+    let _direct = world.pod.connect(&format!("{PEER_IP}:8080")).unwrap();
+    server.accept().unwrap();
+}

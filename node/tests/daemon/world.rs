@@ -212,7 +212,7 @@ impl World {
                 "--admin-addr",
                 "127.0.0.1:0",
                 "--log",
-                "debug,netlink_proto=info",
+                "info,weft_node=debug",
             ])
             .args(["--leave-grace", "1"])
             .stderr(log)
@@ -229,6 +229,20 @@ impl World {
             daemon.kill().unwrap();
             daemon.wait().unwrap();
         }
+    }
+
+    /// Runs `weft-node cleanup`.
+    pub(crate) fn clean_up(&self) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_weft-node"))
+            .arg("cleanup")
+            .arg("--run-dir")
+            .arg(self.run_dir.path())
+            .arg("--bpffs")
+            .arg(&self.kernel.bpffs)
+            .arg("--cgroup")
+            .arg(&self.kernel.cgroup)
+            .output()
+            .unwrap()
     }
 
     pub(crate) fn daemon_pid(&self) -> u32 {

@@ -2,6 +2,13 @@
 //!
 //! Needs root and a kernel with the features that `weft-node preflight` asks for. Everything is
 //! made anew and removed: namespaces without names, a cgroup and pins named `wk-…`.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test: helpers may panic, and nobody else uses them"
+)]
 
 mod world;
 

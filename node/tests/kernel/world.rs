@@ -337,14 +337,6 @@ impl Pod {
         accept(&self.listeners[usize::try_from(which.index(0)).expect("small")])
     }
 
-    /// Whether a connection waits at the listener.
-    pub fn is_waiting(&self, which: ListenerSlot) -> bool {
-        is_readable(
-            &self.listeners[usize::try_from(which.index(0)).expect("small")],
-            BRIEFLY,
-        )
-    }
-
     /// An application's listener in the pod.
     pub fn serve(&self, addr: &str) -> Socket {
         let addr: SocketAddr = addr.parse().expect("address");

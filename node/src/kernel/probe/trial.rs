@@ -17,12 +17,13 @@ use weft_common::names;
 use super::{Check, KernelError, tried};
 use crate::kernel::{
     loader, mount,
+    object::Template,
     sys::{self, Hook, Target},
 };
 
 /// Tries everything; what an earlier failure keeps from being tried is left out.
 pub(super) fn run(attach_point: &Path) -> Vec<Check> {
-    let mut object = match loader::load_object(None, None) {
+    let mut object = match Template::new(None).and_then(|template| template.load((0, 0))) {
         Ok(object) => object,
         Err(error) => return vec![tried("maps", Err(error))],
     };
