@@ -338,16 +338,18 @@ impl Node {
         }
     }
 
-    /// Stops both daemons in good order; whether both ended when asked.
-    pub fn stop(&self) -> bool {
-        let mut orderly = true;
+    /// Stops both daemons in good order; gives the names of those that had to be killed.
+    pub fn stop(&self) -> Vec<String> {
+        let mut killed = Vec::new();
         for slot in [&self.agent, &self.daemon] {
             let process = slot.lock().take();
-            if let Some(mut process) = process {
-                orderly &= process.terminate(STOP);
+            if let Some(mut process) = process
+                && !process.terminate(STOP)
+            {
+                killed.push(format!("{} on {}", process.name(), self.name));
             }
         }
-        orderly
+        killed
     }
 
     /// Process id of the agent.

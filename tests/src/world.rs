@@ -421,15 +421,18 @@ impl World {
         for pod in self.pods() {
             self.delete(&pod)?;
         }
-        let mut orderly = true;
-        for node in &self.nodes {
-            orderly &= node.stop();
-        }
+        let mut killed: Vec<String> = self.nodes.iter().flat_map(Node::stop).collect();
         let controller = self.controller.lock().take();
-        if let Some(mut controller) = controller {
-            orderly &= controller.terminate(STOP);
+        if let Some(mut controller) = controller
+            && !controller.terminate(STOP)
+        {
+            killed.push(controller.name().to_owned());
         }
-        ensure!(orderly, "a daemon did not end within {STOP:?} of SIGTERM");
+        ensure!(
+            killed.is_empty(),
+            "not ended within {STOP:?} of SIGTERM: {}",
+            killed.join(", ")
+        );
         Ok(())
     }
 
