@@ -1,3 +1,5 @@
+//! The issuer's files, what it signs and what it refuses.
+
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SanType};

@@ -1,3 +1,5 @@
+//! Truth tables of the index: who is meshed, with what settings, behind which service.
+
 use weft_api::model::{Guard, Mesh};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Reading and following a folder of manifests, broken ones among them.
+
 use std::{fs, path::Path};
 
 use super::*;

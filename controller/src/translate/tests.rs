@@ -1,3 +1,5 @@
+//! What clients are told, for each shape of service and pod.
+
 use linkerd2_proxy_api::{
     destination::{WeightedAddr, protocol_hint::Protocol, tls_identity::Strategy},
     inbound::{
