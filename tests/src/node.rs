@@ -32,8 +32,8 @@ pub const DAEMON_ADMIN: u16 = 9991;
 const AGENT_UID: u32 = 65534;
 /// Time an agent gets to finish what is open: longer than its own limit.
 const DRAIN: Duration = Duration::from_secs(45);
-/// Time a daemon gets to end after it was asked to.
-const STOP: Duration = Duration::from_secs(20);
+/// Time a daemon gets to end after it was asked to: longer than the agent's own limit.
+const STOP: Duration = Duration::from_secs(40);
 
 /// How a node reaches its controller and proves who it is.
 #[derive(Clone, Debug)]

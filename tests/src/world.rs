@@ -44,7 +44,7 @@ pub const CONTROLLER_PORT: u16 = 8086;
 pub const CONTROLLER_ADMIN: u16 = 9996;
 /// Port of a meshed pod's own admin server.
 pub const POD_ADMIN: u16 = 4191;
-const STOP: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(40);
 
 /// Says how a world is to be.
 #[derive(Clone, Debug)]
