@@ -6,6 +6,7 @@
 
 CONTROLLER=127.0.0.1:18086
 CONTROLLER_ADMIN=127.0.0.1:19996
+export WEFT_LOG=${WEFT_LOG:-warn}
 
 requires() {
   local b
@@ -100,7 +101,7 @@ controller_up() {
   # The state folder is root's alone; agents are not root and get copies of what is theirs.
   spawn client-host aux-controller "$WEFT_BIN/weft-controller" run --source "dir:$CASE_RUN/manifests" \
     --state "$state" --listen $CONTROLLER --admin-addr $CONTROLLER_ADMIN --cluster-networks 10.0.0.0/8 \
-    --h2-upgrade "$H2_UPGRADE" --log warn
+    --h2-upgrade "$H2_UPGRADE"
   wait_for 10 "weft-controller" ready $CONTROLLER_ADMIN
   for side in client server; do
     "$WEFT_BIN/weft-controller" join-token --state "$state" --node $side >"$CASE_RUN/$side.token" || die "no join token"
@@ -112,7 +113,7 @@ controller_up() {
 # What both daemons of a node are told.
 joined() { # SIDE
   echo --node-name $1 --controller $CONTROLLER --trust-anchors "$CASE_RUN/trust-anchors.pem" \
-    --token-file "$CASE_RUN/$1.token" --run-dir "$CASE_RUN/$1.run" --log warn
+    --token-file "$CASE_RUN/$1.token" --run-dir "$CASE_RUN/$1.run"
 }
 
 node_up() { # SIDE

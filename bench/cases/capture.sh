@@ -16,4 +16,9 @@ agent_up() { # SIDE
 }
 unset -f pods_up pods_down
 before_down() { (cni DEL client client $NS_C $IP_C); (cni DEL server server $NS_S $IP_S); }
-proof() { curl -s "http://$(admin_of client node)/metrics" | grep -E '^weft_.*(captured|steered)' | head -4; }
+proof() {
+  local side
+  for side in client server; do
+    curl -s "http://$(admin_of $side node)/metrics" | grep -E '^weft_kernel_decisions_total.*(captured|steered)' | grep -v ' 0$' | sed "s/^/$side /"
+  done
+}
