@@ -16,7 +16,10 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,7 @@ use parking_lot::Mutex;
 
 use crate::{
     address::{self, Families},
+    ca::Ca,
     cgroup,
     cni::Call,
     eventually::eventually,
@@ -53,6 +57,7 @@ pub struct WorldBuilder {
     families: Families,
     nodes: Vec<String>,
     controller_args: Vec<String>,
+    authority: Option<Arc<Ca>>,
 }
 
 /// A world. Goes, with everything in it, when dropped.
@@ -66,6 +71,8 @@ pub struct World {
     nodes: Vec<Node>,
     manifests: Manifests,
     controller_args: Vec<String>,
+    /// Given to the controller, if it is not to make its own.
+    anchors: Option<String>,
     controller: Mutex<Option<Process>>,
     pods: Mutex<BTreeMap<String, Pod>>,
     next_pod: Mutex<BTreeMap<String, u8>>,
@@ -88,6 +95,7 @@ impl World {
             families: Families::Dual,
             nodes: vec!["n1".to_owned(), "n2".to_owned()],
             controller_args: Vec::new(),
+            authority: None,
         }
     }
 
@@ -220,10 +228,14 @@ impl World {
             .arg(&state)
             .run()?;
         let anchors = state.join("trust-anchors.pem");
+        let anchors = match &self.anchors {
+            Some(given) => given.clone(),
+            None => fs::read_to_string(&anchors)
+                .with_context(|| format!("read {}", anchors.display()))?,
+        };
         node.set_join(Join {
             controller: self.controller_address()?,
-            anchors: fs::read_to_string(&anchors)
-                .with_context(|| format!("read {}", anchors.display()))?,
+            anchors,
             token: token.trim().to_owned(),
         })
     }
@@ -292,7 +304,14 @@ impl World {
         let names = [node.netns().name(), pod.netns().name()];
         Launch::new("ip")
             .args(["link", "add", device, "netns", names[0], "type", "veth"])
-            .args(["peer", "name", "eth0", "netns", names[1]])
+            .args([
+                "peer",
+                "name",
+                "eth0",
+                "address",
+                &hardware_address(pod.ip()),
+            ])
+            .args(["netns", names[1]])
             .run()?;
         if self.families.has_v6() {
             pod.netns().sysctl("ipv6/conf/eth0/accept_dad", "0")?;
@@ -535,6 +554,13 @@ impl WorldBuilder {
         self
     }
 
+    /// Its controller issues certificates for this authority instead of making its own.
+    #[must_use]
+    pub fn authority(mut self, authority: &Arc<Ca>) -> Self {
+        self.authority = Some(Arc::clone(authority));
+        self
+    }
+
     /// Makes the world, after removing what an earlier one of that name left.
     ///
     /// # Errors
@@ -560,6 +586,7 @@ impl WorldBuilder {
             families: self.families,
             nodes: Vec::new(),
             controller_args: self.controller_args,
+            anchors: None,
             controller: Mutex::default(),
             pods: Mutex::default(),
             next_pod: Mutex::default(),
@@ -571,6 +598,11 @@ impl WorldBuilder {
             "link add br0 type bridge".to_owned(),
             "link set br0 up".to_owned(),
         ])?;
+        if let Some(authority) = &self.authority {
+            let args = authority.controller_args(&world.folder.join("authority"))?;
+            world.controller_args.extend(args);
+            world.anchors = Some(authority.anchor_pem().to_owned());
+        }
         for (name, number) in self.nodes.iter().zip(1..) {
             let node = world.make_node(name, number)?;
             world.nodes.push(node);
@@ -635,6 +667,16 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A hardware address that follows from the IP address: when an address comes back with another
+/// pod, nobody's neighbour table is wrong.
+fn hardware_address(ip: IpAddr) -> String {
+    let (node, pod) = match ip {
+        IpAddr::V4(ip) => (ip.octets()[2], ip.octets()[3]),
+        IpAddr::V6(ip) => (ip.octets()[7], ip.octets()[15]),
+    };
+    format!("02:00:0a:4d:{node:02x}:{pod:02x}")
 }
 
 /// Folder of the workspace's programs: where this program is, or the folder above for a test.
