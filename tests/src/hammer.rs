@@ -95,6 +95,17 @@ impl Hammer {
         })
     }
 
+    /// Waits until so many more requests have ended, and demands that none has failed so far.
+    ///
+    /// # Errors
+    /// When one has: `phase` says when it was noticed.
+    pub fn more_without_failure(&self, count: u64, phase: &str) -> Result<()> {
+        self.more(count)?;
+        let report = self.report()?;
+        ensure!(report.failed == 0, "{phase}: {report:?}");
+        Ok(())
+    }
+
     /// Ends the load and gives the result.
     ///
     /// # Errors

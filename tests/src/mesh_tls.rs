@@ -20,7 +20,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use crate::ca::Leaf;
+use crate::{ca::Leaf, eventually::eventually_within};
 
 /// Time for each read and write.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -65,6 +65,19 @@ pub fn exchange(stream: &mut ClientStream, request: &[u8]) -> Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
+/// Takes one connection.
+///
+/// # Errors
+/// When nobody connects in time.
+pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    let (stream, _peer) = eventually_within(LIMIT, "connection", || Ok(listener.accept()?))?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    Ok(stream)
+}
+
 /// Takes one connection, answers its TLS hello with this certificate, and gives what the client
 /// sent before it ended: nothing when it turned the certificate down.
 ///
@@ -72,9 +85,7 @@ pub fn exchange(stream: &mut ClientStream, request: &[u8]) -> Result<String> {
 /// When nobody connects, or the configuration is wrong.
 pub fn serve_once(listener: &TcpListener, leaf: Leaf) -> Result<Vec<u8>> {
     let config = Arc::new(server_config(leaf)?);
-    let (tcp, _peer) = listener.accept().context("accept")?;
-    tcp.set_read_timeout(Some(LIMIT))?;
-    tcp.set_write_timeout(Some(LIMIT))?;
+    let tcp = accept(listener)?;
     let mut stream = StreamOwned::new(ServerConnection::new(config)?, tcp);
     let mut request = vec![0; 4096];
     let count = stream.read(&mut request).unwrap_or(0);

@@ -181,6 +181,22 @@ impl Node {
         binary(&self.binaries, name)
     }
 
+    /// Path of a program of the workspace that every user can run: the workspace itself may be in
+    /// a folder that only root may enter.
+    ///
+    /// # Errors
+    /// When it was not built, or cannot be linked or copied.
+    pub fn public_binary(&self, name: &str) -> Result<PathBuf> {
+        let built = self.binary(name)?;
+        let folder = self.folder.join("programs");
+        fs::create_dir_all(&folder)?;
+        let public = folder.join(name);
+        if !public.exists() && fs::hard_link(&built, &public).is_err() {
+            fs::copy(&built, &public).with_context(|| format!("copy {}", built.display()))?;
+        }
+        Ok(public)
+    }
+
     /// A command that will run as one of the node's daemons.
     ///
     /// # Errors
@@ -268,8 +284,11 @@ impl Node {
     /// As [`Node::start_agent`].
     pub fn start_agent_with(&self, args: &[&str]) -> Result<()> {
         let admin = *self.agent_admin.lock();
+        let program = Launch::new(self.public_binary("weft-agent")?)
+            .netns(&self.netns)
+            .cgroup(&self.daemons_cgroup());
         let launch = self
-            .join_args(self.launch("weft-agent")?)?
+            .join_args(program)?
             .args(["--admin-addr", &format!("127.0.0.1:{admin}")])
             .args(args)
             .user(&AGENT_UID.to_string());

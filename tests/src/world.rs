@@ -14,7 +14,6 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::{IpAddr, SocketAddr},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -33,10 +32,14 @@ use crate::{
     manifest::{self, Manifests, ServiceSpec},
     metrics::Scrape,
     netns::Netns,
-    node::{self, Join, Node, NodeSpec, nodad},
+    node::{self, Join, Node, nodad},
     pod::{NAMESPACE, Place, Pod, PodSpec},
     process::{Launch, Process},
 };
+
+mod builder;
+
+pub use builder::WorldBuilder;
 
 /// Port of the controller on its node's address.
 pub const CONTROLLER_PORT: u16 = 8086;
@@ -45,15 +48,6 @@ pub const CONTROLLER_ADMIN: u16 = 9996;
 /// Port of a meshed pod's own admin server.
 pub const POD_ADMIN: u16 = 4191;
 const STOP: Duration = Duration::from_secs(40);
-
-/// Says how a world is to be.
-#[derive(Clone, Debug)]
-pub struct WorldBuilder {
-    name: String,
-    families: Families,
-    nodes: Vec<String>,
-    controller_args: Vec<String>,
-}
 
 /// A world. Goes, with everything in it, when dropped.
 #[derive(Debug)]
@@ -66,6 +60,8 @@ pub struct World {
     nodes: Vec<Node>,
     manifests: Manifests,
     controller_args: Vec<String>,
+    /// Given to the controller, if it is not to make its own.
+    anchors: Option<String>,
     controller: Mutex<Option<Process>>,
     pods: Mutex<BTreeMap<String, Pod>>,
     next_pod: Mutex<BTreeMap<String, u8>>,
@@ -83,12 +79,7 @@ impl World {
 
     /// Describes a world with a name for people.
     pub fn named(name: &str) -> WorldBuilder {
-        WorldBuilder {
-            name: name.to_owned(),
-            families: Families::Dual,
-            nodes: vec!["n1".to_owned(), "n2".to_owned()],
-            controller_args: Vec::new(),
-        }
+        WorldBuilder::new(name)
     }
 
     /// A running mesh: two nodes, controller, node daemons and agents, no pods.
@@ -220,10 +211,14 @@ impl World {
             .arg(&state)
             .run()?;
         let anchors = state.join("trust-anchors.pem");
+        let anchors = match &self.anchors {
+            Some(given) => given.clone(),
+            None => fs::read_to_string(&anchors)
+                .with_context(|| format!("read {}", anchors.display()))?,
+        };
         node.set_join(Join {
             controller: self.controller_address()?,
-            anchors: fs::read_to_string(&anchors)
-                .with_context(|| format!("read {}", anchors.display()))?,
+            anchors,
             token: token.trim().to_owned(),
         })
     }
@@ -292,7 +287,14 @@ impl World {
         let names = [node.netns().name(), pod.netns().name()];
         Launch::new("ip")
             .args(["link", "add", device, "netns", names[0], "type", "veth"])
-            .args(["peer", "name", "eth0", "netns", names[1]])
+            .args([
+                "peer",
+                "name",
+                "eth0",
+                "address",
+                &hardware_address(pod.ip()),
+            ])
+            .args(["netns", names[1]])
             .run()?;
         if self.families.has_v6() {
             pod.netns().sysctl("ipv6/conf/eth0/accept_dad", "0")?;
@@ -512,129 +514,14 @@ impl Drop for World {
     }
 }
 
-impl WorldBuilder {
-    /// With these address families.
-    #[must_use]
-    pub const fn families(mut self, families: Families) -> Self {
-        self.families = families;
-        self
-    }
-
-    /// With these nodes.
-    #[must_use]
-    pub fn nodes(mut self, names: &[&str]) -> Self {
-        self.nodes = names.iter().map(|name| (*name).to_owned()).collect();
-        self
-    }
-
-    /// Its controller is started with further arguments.
-    #[must_use]
-    pub fn controller_args<I: IntoIterator<Item: Into<String>>>(mut self, args: I) -> Self {
-        self.controller_args
-            .extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Makes the world, after removing what an earlier one of that name left.
-    ///
-    /// # Errors
-    /// When not root, or the kernel refuses.
-    pub fn build(self) -> Result<World> {
-        ensure!(
-            rustix::process::geteuid().is_root(),
-            "network namespaces, cgroups and eBPF need root: run with sudo"
-        );
-        let prefix = format!("weft-{}", self.name);
-        Leftovers::of(&prefix)
-            .remove()
-            .context("remove leftovers")?;
-        let folder = Leftovers::folder(&prefix);
-        fs::create_dir_all(&folder)?;
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
-        let mut world = World {
-            underlay: Netns::create(&format!("{prefix}-net"))?,
-            manifests: Manifests::create(&folder.join("manifests"))?,
-            binaries: programs()?,
-            prefix,
-            folder,
-            families: self.families,
-            nodes: Vec::new(),
-            controller_args: self.controller_args,
-            controller: Mutex::default(),
-            pods: Mutex::default(),
-            next_pod: Mutex::default(),
-            next_service: Mutex::new(9),
-            has_failed: AtomicBool::new(false),
-        };
-        world.underlay.sysctl("ipv6/conf/default/accept_dad", "0")?;
-        world.underlay.ip_batch(&[
-            "link add br0 type bridge".to_owned(),
-            "link set br0 up".to_owned(),
-        ])?;
-        for (name, number) in self.nodes.iter().zip(1..) {
-            let node = world.make_node(name, number)?;
-            world.nodes.push(node);
-        }
-        world.route()?;
-        Ok(world)
-    }
-}
-
-impl World {
-    fn make_node(&self, name: &str, number: u8) -> Result<Node> {
-        let node = Node::create(NodeSpec {
-            name: name.to_owned(),
-            number,
-            families: self.families,
-            prefix: self.prefix.clone(),
-            folder: self.folder.clone(),
-            cgroup: cgroup::mount_point()?.join(&self.prefix),
-            binaries: self.binaries.clone(),
-        })?;
-        Launch::new("ip")
-            .args(["link", "add", name, "netns", self.underlay.name()])
-            .args(["type", "veth", "peer", "name", "eth0"])
-            .args(["netns", node.netns().name()])
-            .run()?;
-        self.underlay.ip_batch(&[
-            format!("link set {name} master br0"),
-            format!("link set {name} up"),
-        ])?;
-        let mut lines: Vec<String> = node
-            .ips()
-            .iter()
-            .map(|ip| {
-                let length = address::prefix_length(*ip);
-                format!("addr add {ip}/{length} dev eth0{}", nodad(*ip))
-            })
-            .collect();
-        lines.push("link set eth0 up".to_owned());
-        node.netns().ip_batch(&lines)?;
-        Ok(node)
-    }
-
-    /// Tells every node where the pods of the others are.
-    fn route(&self) -> Result<()> {
-        for node in &self.nodes {
-            let mut lines = Vec::new();
-            for other in self
-                .nodes
-                .iter()
-                .filter(|other| other.name() != node.name())
-            {
-                let pods = self.families.pod(other.number(), 1);
-                lines.extend(
-                    pods.iter().zip(other.ips()).map(|(pods, via)| {
-                        format!("route add {} via {via}", address::network(*pods))
-                    }),
-                );
-            }
-            if !lines.is_empty() {
-                node.netns().ip_batch(&lines)?;
-            }
-        }
-        Ok(())
-    }
+/// A hardware address that follows from the IP address: when an address comes back with another
+/// pod, nobody's neighbour table is wrong.
+fn hardware_address(ip: IpAddr) -> String {
+    let (node, pod) = match ip {
+        IpAddr::V4(ip) => (ip.octets()[2], ip.octets()[3]),
+        IpAddr::V6(ip) => (ip.octets()[7], ip.octets()[15]),
+    };
+    format!("02:00:0a:4d:{node:02x}:{pod:02x}")
 }
 
 /// Folder of the workspace's programs: where this program is, or the folder above for a test.

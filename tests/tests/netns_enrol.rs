@@ -1,8 +1,10 @@
 //! Pods join and leave the mesh while they work: not one request fails.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 use weft_tests::{
-    PodSpec, World, apps, eventually, fixture::Pair, hammer::Hammer, manifest::ServiceSpec,
+    Pod, PodSpec, World, apps, eventually, fixture::Pair, hammer::Hammer, manifest::ServiceSpec,
     node::binary, test_name, world,
 };
 
@@ -13,6 +15,42 @@ fn inbound(world: &World, node: &str, pod: &str, tls: &str) -> Result<f64> {
     Ok(scrape.sum("request_total", &labels))
 }
 
+/// Waits until no proxy serves a pod any more.
+fn gone(world: &World, pod: &Pod) -> Result<()> {
+    eventually(&format!("the proxy of {} is gone", pod.spec().name), || {
+        let answer = world.pod_admin(pod, "/ready");
+        ensure!(answer.is_err(), "{answer:?}");
+        Ok(())
+    })
+}
+
+/// Connections of both kinds, under load while something is changed.
+struct Load {
+    new: Hammer,
+    kept: Hammer,
+}
+
+impl Load {
+    fn start(client: &Pod, target: SocketAddr) -> Result<Self> {
+        Ok(Self {
+            new: Hammer::start(client, "new", target, &[])?,
+            kept: Hammer::start(client, "kept", target, &["--keep"])?,
+        })
+    }
+
+    fn goes_on(&self, phase: &str) -> Result<()> {
+        self.new
+            .more_without_failure(100, &format!("new connections, {phase}"))?;
+        self.kept
+            .more_without_failure(100, &format!("kept connections, {phase}"))
+    }
+
+    fn stop(self) -> Result<()> {
+        self.new.stop_without_failure()?;
+        self.kept.stop_without_failure().map(drop)
+    }
+}
+
 #[test]
 fn enrolling_and_releasing_pods_under_load_fails_no_request() {
     let world = World::meshed(test_name!()).unwrap();
@@ -20,20 +58,14 @@ fn enrolling_and_releasing_pods_under_load_fails_no_request() {
     let mut server = world.pod(spec).unwrap();
     let mut client = world.pod(PodSpec::new("client", "n1")).unwrap();
     let _nginx = apps::nginx(&server).unwrap();
-    let target = server.at(apps::NGINX);
-    let new = Hammer::start(&client, "new", target, &[]).unwrap();
-    let kept = Hammer::start(&client, "kept", target, &["--keep"]).unwrap();
-    new.more(50).unwrap();
-    for round in 0..2 {
+    let load = Load::start(&client, server.at(apps::NGINX)).unwrap();
+    load.goes_on("before").unwrap();
+    for _round in 0..2 {
         world
             .change(&mut server, |spec| spec.meshed = true)
             .unwrap();
-        eventually("requests reach the server through its proxy", || {
-            let count = inbound(&world, "n2", "web", "no_identity")?;
-            ensure!(count > 0.0 || round > 0, "{count} requests");
-            world.pod_admin(&server, "/ready").map(drop)
-        })
-        .unwrap();
+        world.wait_ready(&server).unwrap();
+        load.goes_on("server joined").unwrap();
         world
             .change(&mut client, |spec| spec.meshed = true)
             .unwrap();
@@ -44,25 +76,37 @@ fn enrolling_and_releasing_pods_under_load_fails_no_request() {
             Ok(())
         })
         .unwrap();
-        new.more(100).unwrap();
-        kept.more(100).unwrap();
+        load.goes_on("client joined").unwrap();
         world
             .change(&mut client, |spec| spec.meshed = false)
             .unwrap();
+        gone(&world, &client).unwrap();
+        load.goes_on("client left").unwrap();
         world
             .change(&mut server, |spec| spec.meshed = false)
             .unwrap();
-        eventually("the server's proxy is gone", || {
-            let answer = world.pod_admin(&server, "/ready");
-            ensure!(answer.is_err(), "{answer:?}");
-            Ok(())
-        })
-        .unwrap();
-        new.more(100).unwrap();
-        kept.more(100).unwrap();
+        gone(&world, &server).unwrap();
+        load.goes_on("server left").unwrap();
     }
-    new.stop_without_failure().unwrap();
-    kept.stop_without_failure().unwrap();
+    load.stop().unwrap();
+}
+
+#[test]
+fn a_server_may_leave_and_join_while_its_clients_are_meshed() {
+    let mut pair = Pair::build(test_name!()).unwrap();
+    pair.works_soon().unwrap();
+    let load = Load::start(&pair.client, pair.service[0]).unwrap();
+    for _round in 0..2 {
+        load.goes_on("both meshed").unwrap();
+        let Pair { world, server, .. } = &mut pair;
+        world.change(server, |spec| spec.meshed = false).unwrap();
+        gone(world, server).unwrap();
+        load.goes_on("server left").unwrap();
+        world.change(server, |spec| spec.meshed = true).unwrap();
+        pair.world.wait_ready(&pair.server).unwrap();
+        load.goes_on("server joined").unwrap();
+    }
+    load.stop().unwrap();
 }
 
 #[test]

@@ -122,13 +122,25 @@ fn a_nested_namespace_of_a_meshed_pod_cannot_connect_out() {
         .unwrap();
     inner.ip("addr add 10.78.0.2/24 dev eth0").unwrap();
     inner.ip("link set eth0 up").unwrap();
+    inner.ip("route add default via 10.78.0.1").unwrap();
     let pod = pair.client.netns();
     pod.ip("addr add 10.78.0.1/24 dev inner0").unwrap();
     pod.ip("link set inner0 up").unwrap();
-    let listener = pod.enter(|| std::net::TcpListener::bind("10.78.0.1:7000"));
-    let _listener = listener.unwrap().unwrap();
+    pod.sysctl("ipv4/ip_forward", "1").unwrap();
+    // The way back, as the pod's own address translation would give it.
+    let [first, second] = pair.world.nodes() else {
+        unreachable!("two nodes");
+    };
+    let via_pod = format!("route add 10.78.0.0/24 via {}", pair.client.ip());
+    first.netns().ip(&via_pod).unwrap();
+    let via_node = format!("route add 10.78.0.0/24 via {}", first.ips()[0]);
+    second.netns().ip(&via_node).unwrap();
+    let target = format!("/dev/tcp/{}/{}", pair.server.ip(), apps::NGINX);
     let connect = |launch: Launch| {
-        let words = ["-c", "timeout 3 bash -c 'exec 3<>/dev/tcp/10.78.0.1/7000'"];
+        let words = [
+            "-c".to_owned(),
+            format!("timeout 3 bash -c 'exec 3<>{target}'"),
+        ];
         launch.args(words).run()
     };
     let before = drops(&pair.world, "n1").unwrap();

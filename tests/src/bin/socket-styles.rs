@@ -50,6 +50,11 @@ enum Command {
         #[arg(long)]
         mark: Option<u32>,
     },
+    /// Asks weft-node for sockets as an agent would, and prints how far it came.
+    Borrow {
+        /// The lending socket.
+        path: std::path::PathBuf,
+    },
     /// Asks for a large answer, reads one byte, and then nothing until standard input ends.
     Stall {
         /// Server to connect to.
@@ -76,6 +81,13 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Hold { target, mark } => hold(target, mark),
+        Command::Borrow { path } => {
+            match borrow(&path) {
+                Ok(count) => println!("got {count}"),
+                Err(error) => println!("refused {error:#}"),
+            }
+            Ok(())
+        }
         Command::Stall {
             target,
             path,
@@ -443,6 +455,17 @@ fn hold(target: SocketAddr, mark: Option<u32>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says hello and gives the length of the first answer.
+fn borrow(path: &std::path::Path) -> Result<usize> {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    socket.connect(&SockAddr::unix(path)?).context("connect")?;
+    // ToNode{hello: Hello{version: 1, instance: 7}}
+    socket.send(&[0x0a, 4, 8, 1, 16, 7]).context("send")?;
+    let mut answer = [0; 4096];
+    Ok((&socket).read(&mut answer)?)
 }
 
 fn stall(target: SocketAddr, path: &str, connections: usize) -> Result<()> {
