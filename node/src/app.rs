@@ -119,6 +119,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let pods = Arc::clone(&pods);
         |stop| pods.reconcile(stop)
     });
+    #[cfg(feature = "kernel-log")]
+    tasks.spawn("kernel-log", {
+        let mut lines = kernel.lines()?;
+        |stop| async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                ended = lines.print() => ended.context("read the kernel programs' log"),
+            }
+        }
+    });
     tasks.spawn("guard", {
         let pods = Arc::clone(&pods);
         |stop| report_guard(kernel, pods, metrics, stop)

@@ -31,7 +31,7 @@ pub(crate) fn prepare() -> Result<Command> {
         "the demo makes network namespaces, cgroups and eBPF programs: run it as root"
     );
     setup::ensure()?;
-    ebpf::build(false)?;
+    ebpf::build(ebpf::Variant::Debug)?;
     build_programs()?;
     Ok(Command::new(shell::target().join("debug/weft-demo")))
 }

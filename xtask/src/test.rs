@@ -60,7 +60,7 @@ fn unit(steps: &mut Steps) {
         shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
     });
     steps.run("check", |_| check::run());
-    steps.run("kernel programs", |_| ebpf::build(false));
+    steps.run("kernel programs", |_| ebpf::build(ebpf::Variant::Debug));
     steps.run("lints", |_| {
         let clippy = [
             "clippy",
@@ -96,7 +96,7 @@ fn netns(steps: &mut Steps, filter: &str) {
             shell::is_root(),
             "the netns suites make network namespaces, cgroups and eBPF programs: run them as root"
         );
-        ebpf::build(false)?;
+        ebpf::build(ebpf::Variant::Debug)?;
         demo::build_programs()
     });
     if !is_ready {

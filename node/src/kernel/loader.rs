@@ -140,6 +140,13 @@ impl Kernel {
         Ok(detached)
     }
 
+    /// One of the programs; all use the same maps.
+    #[cfg(feature = "kernel-log")]
+    pub(super) fn any_program(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        let (_, _, program) = self.cgroup.programs.first()?;
+        Some(program.as_fd())
+    }
+
     fn cgroup_link(&self, name: &str, hook: Hook) -> Link {
         Link {
             pin: self.paths.links.join(name),

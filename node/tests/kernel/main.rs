@@ -10,6 +10,8 @@
     reason = "a test: helpers may panic, and nobody else uses them"
 )]
 
+#[cfg(feature = "kernel-log")]
+mod lines;
 mod world;
 
 use std::{
