@@ -74,6 +74,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     pods.adopt()
         .await
         .context("take over the pods of a former process")?;
+    for path in kernel.remove_older().context("remove older pins")? {
+        info!(path = %path.display(), "removed what an older version left");
+    }
 
     let lending = lend::Server::bind(
         lend::Config {

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.kind == Kind::All {
         steps.run("demo --once", |tally| {
-            let mut command = demo::prepare()?;
+            let mut command = demo::prepare(ebpf::Variant::Debug)?;
             shell::run_lines(command.arg("--once"), LIMIT, |line| tally.read_row(line))
         });
         steps.run("documentation", |_| document());
@@ -97,7 +97,7 @@ fn netns(steps: &mut Steps, filter: &str) {
             "the netns suites make network namespaces, cgroups and eBPF programs: run them as root"
         );
         ebpf::build(ebpf::Variant::Debug)?;
-        demo::build_programs()
+        demo::build_programs(ebpf::Variant::Debug)
     });
     if !is_ready {
         return;
