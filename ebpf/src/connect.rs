@@ -16,7 +16,7 @@ use weft_ebpf::{MPTCP, TCP, decide};
 
 use crate::{
     context::{socket, word},
-    count::count,
+    count::{Flow, Program, count},
     maps::{self, PodSkips},
 };
 
@@ -43,7 +43,11 @@ pub(crate) fn destination6(ctx: *mut bpf_sock_addr) -> Addr {
 
 /// Marks the socket if its connection is to be captured, and counts why or why not.
 #[inline(always)]
-pub(crate) fn capture(ctx: &SockAddrContext, destination: fn(*mut bpf_sock_addr) -> Addr) {
+pub(crate) fn capture(
+    ctx: &SockAddrContext,
+    program: Program,
+    destination: fn(*mut bpf_sock_addr) -> Addr,
+) {
     let raw = ctx.sock_addr;
     // A multipath socket connects by a subflow, which calls the hook as TCP; the number of the
     // whole socket is taken too, should a kernel ask for that one.
@@ -53,20 +57,36 @@ pub(crate) fn capture(ctx: &SockAddrContext, destination: fn(*mut bpf_sock_addr)
     }
     // SAFETY: the context is the kernel's.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let reason = decide(ctx, cookie, destination);
+    count(program, reason, || Flow {
+        cookie,
+        destination: destination(raw),
+        destination_port: port(raw),
+        ..Flow::default()
+    });
+}
+
+#[inline(always)]
+fn decide(
+    ctx: &SockAddrContext,
+    cookie: u64,
+    destination: fn(*mut bpf_sock_addr) -> Addr,
+) -> Reason {
+    let raw = ctx.sock_addr;
     let enrolled = maps::pod(cookie).is_some_and(|pod| pod.flags().contains(PodFlags::ENROLLED));
     if !enrolled {
-        return count(Reason::PassNotMeshed);
+        return Reason::PassNotMeshed;
     }
     let sk = socket!(raw, bpf_sock_addr, __bindgen_anon_1);
     if sk.is_null() {
-        return count(Reason::CaptureFailed);
+        return Reason::CaptureFailed;
     }
     // SAFETY: the socket comes from the context and is not null.
     if unsafe { maps::LENT.contains(sk) } {
-        return count(Reason::PassLent);
+        return Reason::PassLent;
     }
     let Some(settings) = maps::settings() else {
-        return count(Reason::CaptureFailed);
+        return Reason::CaptureFailed;
     };
     let port = port(raw);
     let outcome = decide::outbound(&PodSkips(cookie), &destination(raw), port);
@@ -78,11 +98,11 @@ pub(crate) fn capture(ctx: &SockAddrContext, destination: fn(*mut bpf_sock_addr)
         Err(_) => before,
     };
     let failed = after != before && !set_mark(ctx, after);
-    count(match outcome {
+    match outcome {
         Ok(()) if failed => Reason::CaptureFailed,
         Ok(()) => Reason::Captured,
         Err(reason) => reason,
-    });
+    }
 }
 
 #[inline(always)]

@@ -15,12 +15,12 @@ use aya_ebpf::{
 use weft_common::{Addr, GuardRecord, ListenerSlot, PodEntry, PodFlags, Reason, Settings};
 use weft_ebpf::{
     decide::{self, Leaving},
-    packet::{self, Parsed, Segment},
+    packet::{self, Header, Parsed, Segment},
 };
 
 use crate::{
     context::{socket, word},
-    count::count,
+    count::{Flow, Program, count},
     maps::{self, PodSkips},
     skb::Skb,
 };
@@ -61,7 +61,7 @@ pub(crate) fn leaving(ctx: &SkBuffContext) -> Verdict {
     let segment = match packet::parse(&packet) {
         Parsed::Tcp(header) if is_on_lo => {
             return if header.is_syn {
-                hold(skb, header.is_v4)
+                hold(&packet, &header)
             } else {
                 Verdict::Pass
             };
@@ -95,14 +95,16 @@ pub(crate) fn leaving(ctx: &SkBuffContext) -> Verdict {
             )
         }
     };
+    let flow = || Flow::of(sender.own_cookie, segment.as_ref());
     match evades {
         Err(pass) => {
-            count(pass);
+            count(Program::GuardEgress, pass, flow);
             Verdict::Pass
         }
         Ok(reason) => {
             let enforce = sender.pod.flags().contains(PodFlags::GUARD_ENFORCE);
-            count(if enforce { reason } else { Reason::GuardAudit });
+            let counted = if enforce { reason } else { Reason::GuardAudit };
+            count(Program::GuardEgress, counted, flow);
             report(
                 &sender,
                 segment.as_ref(),
@@ -119,13 +121,13 @@ pub(crate) fn leaving(ctx: &SkBuffContext) -> Verdict {
 
 /// Holds a marked SYN on lo while the pod has no outbound listener.
 #[inline(always)]
-fn hold(skb: *mut __sk_buff, is_v4: bool) -> Verdict {
+fn hold(packet: &Skb, header: &Header) -> Verdict {
     // SAFETY: the packet is the kernel's.
-    let cookie = unsafe { bpf_get_netns_cookie(skb.cast()) };
+    let cookie = unsafe { bpf_get_netns_cookie(packet.0.cast()) };
     let Some(pod) = maps::pod(cookie) else {
         return Verdict::Pass;
     };
-    let which = match is_v4 {
+    let which = match header.is_v4 {
         true => ListenerSlot::Outbound4,
         false => ListenerSlot::Outbound6,
     };
@@ -136,7 +138,9 @@ fn hold(skb: *mut __sk_buff, is_v4: bool) -> Verdict {
             Verdict::Pass
         }
         None => {
-            count(Reason::SlotEmptyOut);
+            count(Program::GuardEgress, Reason::SlotEmptyOut, || {
+                Flow::of(cookie, header.segment(packet).as_ref())
+            });
             Verdict::Drop
         }
     }

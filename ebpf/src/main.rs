@@ -15,6 +15,8 @@ mod connect;
 mod context;
 mod count;
 mod guard;
+#[cfg(feature = "log")]
+mod log;
 mod maps;
 mod skb;
 mod steer;
@@ -23,6 +25,7 @@ use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup},
     programs::{SkBuffContext, SkLookupContext, SockAddrContext, TcContext},
 };
+use count::Program;
 
 /// Connect hooks never refuse: a kernel's own socket that is told EPERM can hang the machine.
 const ALLOW: i32 = 1;
@@ -36,13 +39,13 @@ const EGRESS_PASS: i32 = 1;
 
 #[cgroup_sock_addr(connect4)]
 pub fn capture_connect4(ctx: SockAddrContext) -> i32 {
-    connect::capture(&ctx, connect::destination4);
+    connect::capture(&ctx, Program::CaptureConnect4, connect::destination4);
     ALLOW
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn capture_connect6(ctx: SockAddrContext) -> i32 {
-    connect::capture(&ctx, connect::destination6);
+    connect::capture(&ctx, Program::CaptureConnect6, connect::destination6);
     ALLOW
 }
 

@@ -26,7 +26,7 @@ use weft_ebpf::{
 
 use crate::{
     context::word,
-    count::count,
+    count::{Flow, Program, count},
     maps::{self, PodSkips},
     skb::Skb,
 };
@@ -70,6 +70,13 @@ pub(crate) fn lookup(ctx: &SkLookupContext) -> Lookup {
     let is_v4 = word!(raw, bpf_sk_lookup, family) == AF_INET;
     let (source, destination) = ends(ctx, is_v4);
     let cookie = POD_COOKIE.load();
+    let flow = || Flow {
+        cookie,
+        source,
+        destination,
+        source_port: remote_port(ctx),
+        destination_port: local_port(ctx),
+    };
     let skips = PodSkips(cookie);
     let which = match decide::arrival(&skips, &source, &destination) {
         Arrival::Local => return Lookup::Pass,
@@ -91,19 +98,19 @@ pub(crate) fn lookup(ctx: &SkLookupContext) -> Lookup {
     let is_outbound = matches!(which, ListenerSlot::Outbound4 | ListenerSlot::Outbound6);
     let Some(listener) = maps::listener(which.index(POD_SLOT.load())) else {
         if is_outbound {
-            count(Reason::SlotEmptyOut);
+            count(Program::SteerOutbound, Reason::SlotEmptyOut, flow);
         }
         return Lookup::Drop;
     };
     match assign(ctx.as_ptr(), listener) {
         true => {
             if is_outbound {
-                count(Reason::SteeredOut);
+                count(Program::SteerOutbound, Reason::SteeredOut, flow);
             }
             Lookup::Pass
         }
         false => {
-            count(Reason::AssignFailed);
+            count(Program::SteerOutbound, Reason::AssignFailed, flow);
             Lookup::Drop
         }
     }
@@ -121,7 +128,9 @@ pub(crate) fn arriving(ctx: &TcContext) -> Device {
         Parsed::Unclear => None,
     };
     let Some(segment) = segment else {
-        count(Reason::Unparsed);
+        count(Program::SteerInbound, Reason::Unparsed, || {
+            Flow::of(POD_COOKIE.load(), None)
+        });
         return Device::Pass;
     };
     let cookie = POD_COOKIE.load();
@@ -133,7 +142,9 @@ pub(crate) fn arriving(ctx: &TcContext) -> Device {
         Ok(()) => steer_arriving(ctx, &segment),
         Err(Reason::PassNotMeshed) => Device::Pass,
         Err(reason) => {
-            count(reason);
+            count(Program::SteerInbound, reason, || {
+                Flow::of(cookie, Some(&segment))
+            });
             Device::Pass
         }
     }
@@ -145,8 +156,9 @@ fn steer_arriving(ctx: &TcContext, segment: &Segment) -> Device {
         true => ListenerSlot::Inbound4,
         false => ListenerSlot::Inbound6,
     };
+    let flow = || Flow::of(POD_COOKIE.load(), Some(segment));
     let Some(listener) = maps::listener(which.index(POD_SLOT.load())) else {
-        count(Reason::SlotEmptyIn);
+        count(Program::SteerInbound, Reason::SlotEmptyIn, flow);
         return Device::Drop;
     };
     let (reason, device) = match known_socket(ctx, segment) {
@@ -167,7 +179,7 @@ fn steer_arriving(ctx: &TcContext, segment: &Segment) -> Device {
             false => (Reason::AssignFailed, Device::Drop),
         },
     };
-    count(reason);
+    count(Program::SteerInbound, reason, flow);
     device
 }
 
@@ -268,6 +280,13 @@ fn ends(ctx: &SkLookupContext, is_v4: bool) -> (Addr, Addr) {
         word!(raw, bpf_sk_lookup, local_ip6, 3),
     ];
     (Addr::from_words(source), Addr::from_words(destination))
+}
+
+/// The kernel gives this port in network order, in the first half of a word.
+#[inline(always)]
+fn remote_port(ctx: &SkLookupContext) -> Port {
+    let [high, low, ..] = word!(ctx.lookup, bpf_sk_lookup, remote_port).to_ne_bytes();
+    [high, low]
 }
 
 /// The kernel gives this port in host order.

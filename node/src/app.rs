@@ -74,6 +74,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     pods.adopt()
         .await
         .context("take over the pods of a former process")?;
+    for path in kernel.remove_older().context("remove older pins")? {
+        info!(path = %path.display(), "removed what an older version left");
+    }
 
     let lending = lend::Server::bind(
         lend::Config {
@@ -118,6 +121,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn("reconcile", {
         let pods = Arc::clone(&pods);
         |stop| pods.reconcile(stop)
+    });
+    #[cfg(feature = "kernel-log")]
+    tasks.spawn("kernel-log", {
+        let mut lines = kernel.lines()?;
+        |stop| async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                ended = lines.print() => ended.context("read the kernel programs' log"),
+            }
+        }
     });
     tasks.spawn("guard", {
         let pods = Arc::clone(&pods);

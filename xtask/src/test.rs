@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.kind == Kind::All {
         steps.run("demo --once", |tally| {
-            let mut command = demo::prepare()?;
+            let mut command = demo::prepare(ebpf::Variant::Debug)?;
             shell::run_lines(command.arg("--once"), LIMIT, |line| tally.read_row(line))
         });
         steps.run("documentation", |_| document());
@@ -60,7 +60,7 @@ fn unit(steps: &mut Steps) {
         shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
     });
     steps.run("check", |_| check::run());
-    steps.run("kernel programs", |_| ebpf::build(false));
+    steps.run("kernel programs", |_| ebpf::build(ebpf::Variant::Debug));
     steps.run("lints", |_| {
         let clippy = [
             "clippy",
@@ -96,8 +96,8 @@ fn netns(steps: &mut Steps, filter: &str) {
             shell::is_root(),
             "the netns suites make network namespaces, cgroups and eBPF programs: run them as root"
         );
-        ebpf::build(false)?;
-        demo::build_programs()
+        ebpf::build(ebpf::Variant::Debug)?;
+        demo::build_programs(ebpf::Variant::Debug)
     });
     if !is_ready {
         return;

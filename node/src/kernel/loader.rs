@@ -129,6 +129,21 @@ impl Kernel {
         Ok(())
     }
 
+    /// Detaches and removes what daemons of older versions left, and gives its directories. Call it
+    /// when the pods are adopted: until then, the older programs guard them.
+    ///
+    /// # Errors
+    /// When something cannot be removed; what comes before it is gone.
+    pub fn remove_older(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let bpffs = self.paths.root.parent().unwrap_or(&self.paths.root);
+        let mut older = versions(bpffs)?;
+        older.retain(|(abi, _)| *abi < ABI);
+        for (_, root) in &older {
+            remove_version(root)?;
+        }
+        Ok(older.into_iter().map(|(_, root)| root).collect())
+    }
+
     /// Names of the cgroup's programs that are not attached.
     pub(super) fn detached_cgroup_programs(&self) -> Result<Vec<&'static str>, KernelError> {
         let mut detached = Vec::new();
@@ -138,6 +153,13 @@ impl Kernel {
             }
         }
         Ok(detached)
+    }
+
+    /// One of the programs; all use the same maps.
+    #[cfg(feature = "kernel-log")]
+    pub(super) fn any_program(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        let (_, _, program) = self.cgroup.programs.first()?;
+        Some(program.as_fd())
     }
 
     fn cgroup_link(&self, name: &str, hook: Hook) -> Link {
@@ -222,15 +244,28 @@ pub fn cleanup(config: &KernelConfig) -> Result<(), KernelError> {
     if !mount::is_on_bpffs(bpffs) {
         return Ok(());
     }
-    for version in links::entries(bpffs)? {
-        let is_ours = version
-            .strip_prefix('v')
-            .is_some_and(|abi| abi.parse::<u32>().is_ok());
-        if is_ours {
-            links::remove_all(&bpffs.join(version))?;
-        }
+    for (_, root) in versions(bpffs)? {
+        remove_version(&root)?;
     }
     Ok(())
+}
+
+/// The versions whose pins are in the directory, each with its root.
+fn versions(bpffs: &Path) -> Result<Vec<(u32, PathBuf)>, KernelError> {
+    let entries = links::entries(bpffs)?;
+    let version = |name: &String| {
+        let abi = name.strip_prefix('v')?.parse().ok()?;
+        Some((abi, bpffs.join(name)))
+    };
+    Ok(entries.iter().filter_map(version).collect())
+}
+
+/// Removes a version's pins. Its capture goes first: marks that nothing steers lead nowhere.
+fn remove_version(root: &Path) -> Result<(), KernelError> {
+    for part in [names::PIN_LINKS, names::PIN_PODS] {
+        links::remove_all(&root.join(part))?;
+    }
+    links::remove_all(root)
 }
 
 /// The settings that are used when nobody asks for others.

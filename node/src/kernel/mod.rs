@@ -9,6 +9,8 @@
 mod config;
 mod error;
 mod events;
+#[cfg(feature = "kernel-log")]
+mod lines;
 mod links;
 mod loader;
 mod maps;
@@ -22,6 +24,8 @@ mod verify;
 pub use config::{Guard, KernelConfig, ListenerSlot, PodKernel, Skips};
 pub use error::KernelError;
 pub use events::{Events, GuardEvent};
+#[cfg(feature = "kernel-log")]
+pub use lines::Lines;
 pub use loader::{Kernel, cleanup};
 pub use mount::cgroup2_mount;
 pub use pods::KnownPod;

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use weft_common::names;
 
 use super::KernelError;
+#[cfg(feature = "kernel-log")]
+use super::lines;
 
 /// Bytes of the object, aligned as an ELF file must be; none when it was built without.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft-ebpf"));
@@ -48,6 +50,8 @@ impl Template {
             for map in names::MAPS {
                 loader.map_pin_path(map, pins.join(map));
             }
+            #[cfg(feature = "kernel-log")]
+            loader.map_pin_path(lines::MAP, pins.join(lines::MAP));
         }
         let (cookie_at, slot_at) = (place(names::POD_COOKIE)?, place(names::POD_SLOT)?);
         Ok(Self {

@@ -296,6 +296,14 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     })
 }
 
+/// Number of the program.
+#[cfg(feature = "kernel-log")]
+pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut raw = RawProgramInfo::default();
+    info(program, &mut raw)?;
+    Ok(raw.id)
+}
+
 /// Opens the program with the number.
 pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     bpf_fd(PROG_GET_FD_BY_ID, &mut [id, 0, 0])

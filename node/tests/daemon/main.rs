@@ -56,6 +56,11 @@ async fn a_pod_is_meshed_before_add_returns_and_gone_after_del() {
     assert_eq!(client.peer_addr().unwrap(), service);
     client.write_all(b"x").unwrap();
     accepted.read_exact(&mut [0]).unwrap();
+    #[cfg(feature = "kernel-log")]
+    eventually("the kernel programs' lines are in the log", || {
+        world.log().contains("capture_connect4 captured ")
+    })
+    .await;
 
     // A lent socket leaves with the pod's address and is not captured.
     let server = world.peer.serve(&format!("{PEER_IP}:8080"));

@@ -10,6 +10,8 @@
     reason = "a test: helpers may panic, and nobody else uses them"
 )]
 
+#[cfg(feature = "kernel-log")]
+mod lines;
 mod world;
 
 use std::{
@@ -531,4 +533,29 @@ fn what_is_pinned_is_adopted_and_what_is_gone_is_noticed_and_repaired() {
     // A pod that is gone can be forgotten.
     world.kernel.detach("wk-unknown").unwrap();
     world.kernel.remove_pod(12345, 77).unwrap();
+}
+
+#[test]
+fn what_an_older_version_left_works_until_it_is_removed() {
+    let world = World::new("older");
+    let bpffs = &world.config.bpffs;
+    fs::rename(
+        bpffs.join(format!("v{}", weft_common::ABI)),
+        bpffs.join("v0"),
+    )
+    .unwrap();
+    let _app = world.server.serve("10.211.0.3:8080");
+    let kernel = Kernel::open(&world.config).unwrap();
+    let _captured = world.client.connect(SERVICE4).unwrap();
+    world.client.accept(ListenerSlot::Outbound4);
+
+    assert_eq!(kernel.remove_older().unwrap(), [bpffs.join("v0")]);
+    assert!(!bpffs.join("v0").exists());
+    let _free = world.client.connect("10.211.0.3:8080").unwrap();
+    assert_eq!(world.count(Reason::Captured), 1, "the old programs are off");
+    assert!(kernel.remove_older().unwrap().is_empty());
+    assert!(
+        count(&kernel, Reason::PassNotMeshed) > 0,
+        "the new ones are on"
+    );
 }
