@@ -1,15 +1,20 @@
 //! The pods of this node: made, changed and taken away as weft-node says.
 //!
-//! One task reads weft-node's events in order, so that `Serving` is said only after every worker
-//! has the listeners of every pod announced before it. A pod without a certificate is served all
-//! the same: its connections wait for it with a bound, its `/ready` says 503 meanwhile.
+//! One task reads weft-node's events in order. A pod's connections are accepted once it has a
+//! certificate; until then they wait in the kernel's queue, or go to an older agent, and the pod's
+//! `/ready` says 503. `Serving`, which sends older agents away, is said when every pod announced
+//! so far is accepted for, or when [`SERVE_WITHIN`] has passed.
 
 use std::{collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -30,6 +35,10 @@ use crate::{
     workload::Workload,
 };
 
+/// How long a new agent waits for its pods' certificates before it takes over from an older one. A
+/// pod whose certificate the controller refuses must not keep the node on the older agent for ever.
+const SERVE_WITHIN: Duration = Duration::from_secs(10);
+
 /// What the pods of a node are made of.
 pub(super) struct Settings {
     pub(super) workers: Workers,
@@ -49,6 +58,10 @@ pub(super) struct Pods {
     leaving: Vec<Arc<PodContext>>,
     table: Arc<Table>,
     admin: TaskTracker,
+    /// Each task ends when the pod that it gives has a certificate.
+    certified: JoinSet<PodUid>,
+    /// When `Serving` is said at the latest, if it has yet to be.
+    serving_due: Option<Instant>,
     /// The process is not ready before weft-node has announced its pods once.
     snapshot: Option<Pending>,
 }
@@ -57,6 +70,8 @@ struct Entry {
     context: Arc<PodContext>,
     /// Policies of declared ports are kept up to date from the start.
     declared: Vec<Arc<Watched<InboundServer>>>,
+    /// Listeners that wait for the certificate, and the task that does.
+    waiting: Option<(Listeners, AbortHandle)>,
     /// Dropped to stop serving the admin port.
     admin: DropGuard,
 }
@@ -74,6 +89,8 @@ impl Pods {
             leaving: Vec::new(),
             table: Arc::default(),
             admin: TaskTracker::new(),
+            certified: JoinSet::new(),
+            serving_due: None,
             snapshot,
         }
     }
@@ -95,9 +112,19 @@ impl Pods {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         loop {
+            let due = self.serving_due;
             let event = tokio::select! {
                 () = stop.cancelled() => break,
                 () = drain.cancelled() => Event::Drain,
+                Some(Ok(uid)) = self.certified.join_next() => {
+                    self.accept_for(&uid);
+                    self.say_serving();
+                    continue;
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.say_serving();
+                    continue;
+                }
                 Some(worker) = self.with.workers.ended() => bail!("worker {worker} ended"),
                 event = events.recv() => match event {
                     Some(event) => event,
@@ -146,13 +173,49 @@ impl Pods {
                 if self.snapshot.take().is_none() {
                     self.with.metrics.agent.lend_reconnects.inc();
                 }
-                self.with.link.serving();
-                info!(pods = self.pods.len(), "serving");
+                self.serving_due = Some(Instant::now() + SERVE_WITHIN);
             }
             Event::Drain => {}
         }
+        self.say_serving();
         let count = i64::try_from(self.pods.len()).unwrap_or(i64::MAX);
         self.with.metrics.agent.pods.set(count);
+    }
+
+    /// Says `Serving` if it is to be said and every pod is accepted for, or it is due.
+    fn say_serving(&mut self) {
+        let Some(due) = self.serving_due else { return };
+        let without = self
+            .pods
+            .values()
+            .filter(|pod| pod.waiting.is_some())
+            .count();
+        if without > 0 && Instant::now() < due {
+            return;
+        }
+        if without > 0 {
+            warn!(
+                pods = without,
+                "serving, and some pods still have no certificate"
+            );
+        }
+        self.serving_due = None;
+        self.with.link.serving();
+        info!(pods = self.pods.len(), "serving");
+    }
+
+    /// Gives the workers the listeners of a pod that has got its certificate.
+    fn accept_for(&mut self, uid: &PodUid) {
+        let Some(entry) = self.pods.get_mut(uid) else {
+            return;
+        };
+        // Listeners that were offered again meanwhile have replaced those that it waited with.
+        let Some((listeners, _ended)) = entry.waiting.take() else {
+            return;
+        };
+        if let Err(error) = self.with.workers.add(&entry.context, &listeners) {
+            warn!(pod = %entry.context.workload.name, %error, "listeners cannot be used");
+        }
     }
 
     /// Makes what connections of a pod need. `series` are those of the pod before its addresses
@@ -202,20 +265,34 @@ impl Pods {
                 },
             }
         }
-        if let Err(error) = self.with.workers.add(&context, &of_workers) {
-            warn!(pod = %workload.name, %error, "listeners cannot be used");
-        }
+        let (identity, uid) = (context.identity.clone(), workload.uid.clone());
+        let is_certified = identity.current().is_some();
+        let certified = self.certified.spawn({
+            let uid = uid.clone();
+            async move {
+                identity.ready().await;
+                uid
+            }
+        });
+        let waiting = Some((of_workers, certified));
         let admin = stop.drop_guard();
-        match self.pods.get_mut(&workload.uid) {
-            Some(entry) => entry.admin = admin,
+        match self.pods.get_mut(&uid) {
+            Some(entry) => {
+                entry.admin = admin;
+                entry.waiting = waiting;
+            }
             None => {
                 let entry = Entry {
                     context,
                     declared: Vec::new(),
+                    waiting,
                     admin,
                 };
-                self.pods.insert(workload.uid.clone(), entry);
+                self.pods.insert(uid.clone(), entry);
             }
+        }
+        if is_certified {
+            self.accept_for(&uid);
         }
     }
 
@@ -236,6 +313,9 @@ impl Pods {
         self.with.metrics.remove_pod(uid);
         self.table.0.lock().remove(uid);
         if let Some(entry) = self.pods.remove(uid) {
+            if let Some((_listeners, certified)) = entry.waiting {
+                certified.abort();
+            }
             drop(entry.admin);
             leave(&entry.context);
             self.leaving.push(entry.context);

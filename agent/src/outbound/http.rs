@@ -17,7 +17,6 @@ use crate::{
     respond::{Asker, Cause, respond},
     transport::{
         body::Body,
-        connector::OpenError,
         exchange::{Exchange, error_label, reset_reason},
         headers::{
             Leaves, PROXY_CONNECTION, PROXY_ERROR, REQUIRE_ID, strip_request, strip_response,
@@ -149,8 +148,7 @@ impl Connection {
             };
             debug!(endpoint = %member.endpoint.addr, error = error.label(), "cannot be reached");
             let is_last = matches!(target.destination, Destination::Forward(_))
-                // Another certificate will not be there in a moment.
-                || matches!(error, OpenError::Tls { .. }) && !self.backend.has_ready();
+                || !error.is_passing() && !self.backend.has_ready();
             if is_last {
                 return Err((&error).into());
             }

@@ -53,6 +53,19 @@ pub enum TlsError {
 }
 
 impl TlsError {
+    /// Whether the peer may do better in a moment: it did not speak TLS at all, or went away. One
+    /// that has shown a certificate that is not good, or refused ours, will do so again.
+    pub fn is_passing(&self) -> bool {
+        let Self::Handshake(error) = self else {
+            return false;
+        };
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        !matches!(
+            cause,
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+        )
+    }
+
     /// The error as metric label.
     pub const fn label(&self) -> &'static str {
         match self {

@@ -123,6 +123,20 @@ impl OpenError {
         }
     }
 
+    /// Whether trying again soon, there or elsewhere, may help. A peer that does not speak mesh TLS
+    /// may be about to: discovery learns of a pod that joins before its node has enrolled it.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Tls { source, .. } => source.is_passing(),
+            Self::NoHeader { .. } => false,
+            Self::Dial(_)
+            | Self::NoCertificate
+            | Self::Io { .. }
+            | Self::TimedOut { .. }
+            | Self::BackingOff { .. } => true,
+        }
+    }
+
     /// Whether a limit ran out.
     pub const fn is_timeout(&self) -> bool {
         match self {

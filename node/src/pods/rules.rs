@@ -2,7 +2,8 @@
 //! route per address family, by rtnetlink, from inside the pod's network namespace.
 //!
 //! `ip rule pref P fwmark M/M lookup T` and `ip route local default dev lo src <pod address>
-//! table T`. A family is routed only if the pod has an address of it: otherwise a destination that
+//! table T`, and the same route once more for each of the pod's devices, with a higher metric: a
+//! socket that is bound to a device looks only at routes of that device. A family is routed only if the pod has an address of it: otherwise a destination that
 //! was unreachable before would seem to be reachable, and clients would not fall back to the other
 //! family. The route names the source, or the kernel would choose 127.0.0.1. Rules of others with
 //! a lower preference win over ours; they are reported, not touched.
@@ -97,7 +98,9 @@ pub fn add(routing: Routing, view: &View) -> Result<Vec<ForeignRule>, RouteError
                 add_rule(&handle, routing, family).await?;
             }
             if let Some(source) = view.source(family) {
-                add_route(&handle, routing, source).await?;
+                for device in devices(&view) {
+                    add_route(&handle, routing, source, device).await?;
+                }
             }
             foreign.extend(
                 rules
@@ -121,7 +124,8 @@ pub fn is_routed(routing: Routing, view: &View) -> Result<bool, RouteError> {
             if !rules.iter().any(|rule| is_ours(rule, routing)) {
                 return Ok(false);
             }
-            if routes(&handle, routing, family).await?.is_empty() {
+            let routes = routes(&handle, routing, family).await?;
+            if devices(&view).any(|device| !routes.iter().any(|route| is_through(route, device))) {
                 return Ok(false);
             }
         }
@@ -229,19 +233,38 @@ async fn add_rule(handle: &Handle, routing: Routing, family: Family) -> Result<(
     tolerate(added, libc::EEXIST).map_err(failed("add the steering rule"))
 }
 
-async fn add_route(handle: &Handle, routing: Routing, source: IpAddr) -> Result<(), RouteError> {
+/// Devices that need the route: lo, and those that sockets may be bound to.
+fn devices(view: &View) -> impl Iterator<Item = u32> {
+    let own = view.interfaces.iter().map(|(index, _)| *index);
+    std::iter::once(LOOPBACK_INDEX).chain(own)
+}
+
+fn is_through(route: &RouteMessage, device: u32) -> bool {
+    route.attributes.contains(&RouteAttribute::Oif(device))
+}
+
+async fn add_route(
+    handle: &Handle,
+    routing: Routing,
+    source: IpAddr,
+    device: u32,
+) -> Result<(), RouteError> {
+    // Different metrics, or one route would replace the other. Loopback is preferred.
+    let metric = METRIC + device;
     let message = match source {
         IpAddr::V4(source) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
             .pref_source(source)
             .table_id(routing.table)
-            .output_interface(LOOPBACK_INDEX)
+            .output_interface(device)
+            .priority(metric)
             .kind(RouteType::Local)
             .scope(RouteScope::Host)
             .build(),
         IpAddr::V6(source) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
             .pref_source(source)
             .table_id(routing.table)
-            .output_interface(LOOPBACK_INDEX)
+            .output_interface(device)
+            .priority(metric)
             .kind(RouteType::Local)
             .build(),
     };
@@ -290,6 +313,8 @@ fn number(rule: &RuleMessage, pick: impl Fn(&RuleAttribute) -> Option<u32>) -> O
     rule.attributes.iter().find_map(pick)
 }
 
+/// Metric of the routes, to which the device's index is added.
+const METRIC: u32 = 100;
 /// A local route through lo; lo has the same index in every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
