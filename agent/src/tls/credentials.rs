@@ -3,24 +3,34 @@
 use std::{fmt, sync::Arc, time::SystemTime};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
     crypto::verify_tls13_signature,
-    server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier},
+    server::{
+        NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
 use weft_api::model::Identity;
 
-use super::{TRANSPORT_ALPN, crypto};
+use super::{TRANSPORT_ALPN, chains::Chains, crypto};
 
-/// The anchors that vouch for identities.
+/// The anchors that vouch for identities, and the chains they are known to vouch for.
 #[derive(Clone)]
-pub struct TrustBundle(Arc<RootCertStore>);
+pub struct TrustBundle(Arc<Bundle>);
+
+struct Bundle {
+    anchors: Arc<RootCertStore>,
+    servers: Chains,
+    clients: Chains,
+}
 
 /// Why a text is no trust bundle.
 #[derive(Debug, thiserror::Error)]
@@ -78,18 +88,22 @@ impl TrustBundle {
         }
         match roots.is_empty() {
             true => Err(InvalidBundle::Empty),
-            false => Ok(Self(Arc::new(roots))),
+            false => Ok(Self(Arc::new(Bundle {
+                anchors: Arc::new(roots),
+                servers: Chains::default(),
+                clients: Chains::default(),
+            }))),
         }
     }
 
     /// How many anchors there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.anchors.len()
     }
 
     /// Whether there is no anchor, which cannot be.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.anchors.is_empty()
     }
 
     /// Checks that the chain leads to an anchor and is valid at `now`. Does not look at names.
@@ -102,19 +116,24 @@ impl TrustBundle {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
+        if self.0.servers.knows(leaf, intermediates, now) {
+            return Ok(());
+        }
         verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(leaf)?,
-            &self.0,
+            &self.0.anchors,
             intermediates,
             now,
             crypto::SIGNATURES.all,
-        )
+        )?;
+        self.0.servers.learn(leaf, intermediates);
+        Ok(())
     }
 }
 
 impl PartialEq for TrustBundle {
     fn eq(&self, other: &Self) -> bool {
-        self.0.roots == other.0.roots
+        self.0.anchors.roots == other.0.anchors.roots
     }
 }
 
@@ -145,11 +164,15 @@ impl Credentials {
         let mut client_transport = client.clone();
         client_transport.alpn_protocols = vec![TRANSPORT_ALPN.to_vec()];
 
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&bundle.0), crypto::provider())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| Error::General(error.to_string()))?;
+        let anchors = Arc::clone(&bundle.0.anchors);
+        let clients = WebPkiClientVerifier::builder_with_provider(anchors, crypto::provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
+        let clients = Arc::new(ClientVerifier {
+            full: clients,
+            bundle: bundle.clone(),
+        });
         let mut server = ServerConfig::builder_with_provider(crypto::provider())
             .with_protocol_versions(crypto::VERSIONS)?
             .with_client_cert_verifier(clients)
@@ -211,5 +234,65 @@ impl ServerCertVerifier for ChainVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         crypto::SIGNATURES.supported_schemes()
+    }
+}
+
+/// Believes a client whose chain leads to an anchor; one that sends no certificate is let in too.
+#[derive(Debug)]
+struct ClientVerifier {
+    full: Arc<dyn ClientCertVerifier>,
+    bundle: TrustBundle,
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.full.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.full.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.full.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let known = &self.bundle.0.clients;
+        if known.knows(end_entity, intermediates, now) {
+            return Ok(ClientCertVerified::assertion());
+        }
+        let verified = self
+            .full
+            .verify_client_cert(end_entity, intermediates, now)?;
+        known.learn(end_entity, intermediates);
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.full.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.full.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.full.supported_verify_schemes()
     }
 }

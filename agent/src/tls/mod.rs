@@ -13,6 +13,7 @@ use std::{io, sync::Arc};
 
 use weft_api::model::Identity;
 
+mod chains;
 pub mod client;
 mod credentials;
 pub mod crypto;
