@@ -8,13 +8,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Streaming,
-    metadata::MetadataValue,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
-};
+use tonic::Streaming;
 use tracing::{info, warn};
 use weft_api::{
+    client::Controller,
     model::Pod,
     proto::node::{self as proto, node_client::NodeClient, pods_update::Update},
 };
@@ -30,11 +27,6 @@ use crate::{
 const MIN_WAIT: Duration = Duration::from_millis(200);
 const MAX_WAIT: Duration = Duration::from_secs(15);
 const JITTER: f64 = 0.5;
-
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A controller that vanished without a word is noticed within this and as much again.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Where the controller is, and how to talk to it.
 #[derive(Clone, Debug)]
@@ -120,36 +112,26 @@ impl Control {
         let token = tokio::fs::read_to_string(token_file)
             .await
             .with_context(|| format!("read {} (--token-file)", token_file.display()))?;
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(anchors))
-            .domain_name(controller_name);
-        let endpoint = Endpoint::from_shared(format!("https://{controller}"))
-            .with_context(|| format!("{controller:?} is not HOST:PORT (--controller)"))?
-            .tls_config(tls)
-            .context("trust anchors cannot be used")?
-            .connect_timeout(CONNECT_PATIENCE)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true);
-        let channel: Channel = endpoint
-            .connect()
-            .await
-            .with_context(|| format!("connect to the controller at {controller}"))?;
-        let mut request = Request::new(proto::WatchPodsRequest { node: node.clone() });
-        let bearer: MetadataValue<_> = format!("Bearer {}", token.trim())
-            .parse()
-            .context("the token holds what no header may hold (--token-file)")?;
-        request.metadata_mut().insert("authorization", bearer);
+        let controller = Controller {
+            addr: controller.clone(),
+            server_name: controller_name.clone(),
+            trust_anchors: Some(anchors),
+            token: Some(token.trim().to_owned()),
+        };
+        let channel = controller.connect()?;
+        let request = proto::WatchPodsRequest { node: node.clone() };
         let response = NodeClient::new(channel).watch_pods(request).await;
         let status = |status: tonic::Status| {
             anyhow::anyhow!(
-                "controller refused: {:?}: {}",
+                "the controller at {}: {:?}: {}",
+                controller.addr,
                 status.code(),
                 status.message()
             )
         };
-        info!(controller, "connected to the controller");
-        Ok(response.map_err(status)?.into_inner())
+        let updates = response.map_err(status)?.into_inner();
+        info!(controller = controller.addr, "connected to the controller");
+        Ok(updates)
     }
 
     fn apply(&mut self, update: Update) {
