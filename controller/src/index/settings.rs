@@ -130,7 +130,7 @@ pub(super) fn read(
         problems: Vec::new(),
     };
     let default = &cluster.settings;
-    let policy = reader.parsed("config.linkerd.io/default-inbound-policy", "", str::parse);
+    let policy = reader.policy();
     let inbound = InboundDefaults {
         policy: policy.unwrap_or(cluster.default_inbound_policy),
         require_identity: reader
@@ -204,6 +204,20 @@ impl Reader<'_> {
                 let problem = format!("{key}: {error}{hint}; the default is used");
                 self.problems.push(problem);
                 None
+            }
+        }
+    }
+
+    /// The default inbound policy. One that cannot be read was meant to restrict, so nobody may
+    /// connect: the cluster's default may be wider than what was asked.
+    fn policy(&mut self) -> Option<DefaultPolicy> {
+        let key = "config.linkerd.io/default-inbound-policy";
+        match self.find(key)?.trim().parse() {
+            Ok(policy) => Some(policy),
+            Err(error) => {
+                let problem = format!("{key}: {error}; nobody may connect until it is corrected");
+                self.problems.push(problem);
+                Some(DefaultPolicy::Deny)
             }
         }
     }

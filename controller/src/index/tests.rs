@@ -161,7 +161,6 @@ fn bad_annotations_are_reported_and_the_default_is_used() {
         ("skip-inbound-ports", "70000"),
         ("skip-outbound-ports", "https,x"),
         ("skip-subnets", "10.0.0.0/33"),
-        ("default-inbound-policy", "deyn"),
         ("proxy-outbound-connect-timeout", "fast"),
         ("inbound-port", "0"),
         ("proxy-require-identity-inbound-ports", "nosuchport"),
@@ -176,6 +175,17 @@ fn bad_annotations_are_reported_and_the_default_is_used() {
     let index = index(&pod("web", "annotations: {weft.dev/guard: maybe}", "", ""));
     assert_eq!(web(&index).settled.settings.guard, Guard::Enforce);
     assert_eq!(index.problems().len(), 1);
+}
+
+#[test]
+fn a_misspelt_inbound_policy_is_reported_and_lets_nobody_in() {
+    let own = "annotations: {config.linkerd.io/default-inbound-policy: deyn}";
+    let index = index(&pod("web", own, "", ""));
+    let problems = index.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].message.contains("deyn"), "{problems:?}");
+    let settings = &web(&index).settled.settings;
+    assert_eq!(&*settings.default_inbound_policy, "deny");
 }
 
 #[test]
