@@ -116,8 +116,11 @@ impl Pods {
             let event = tokio::select! {
                 () = stop.cancelled() => break,
                 () = drain.cancelled() => Event::Drain,
-                Some(Ok(uid)) = self.certified.join_next() => {
-                    self.accept_for(&uid);
+                Some(ended) = self.certified.join_next() => {
+                    // An error is a task that was aborted with its pod or its listeners.
+                    if let Ok(uid) = ended {
+                        self.accept_for(&uid);
+                    }
                     self.say_serving();
                     continue;
                 }
@@ -209,7 +212,6 @@ impl Pods {
         let Some(entry) = self.pods.get_mut(uid) else {
             return;
         };
-        // Listeners that were offered again meanwhile have replaced those that it waited with.
         let Some((listeners, _ended)) = entry.waiting.take() else {
             return;
         };
@@ -265,8 +267,8 @@ impl Pods {
                 },
             }
         }
+        // Where the certificate is there already, the task ends at once.
         let (identity, uid) = (context.identity.clone(), workload.uid.clone());
-        let is_certified = identity.current().is_some();
         let certified = self.certified.spawn({
             let uid = uid.clone();
             async move {
@@ -279,7 +281,10 @@ impl Pods {
         match self.pods.get_mut(&uid) {
             Some(entry) => {
                 entry.admin = admin;
-                entry.waiting = waiting;
+                if let Some((_replaced, certified)) = std::mem::replace(&mut entry.waiting, waiting)
+                {
+                    certified.abort();
+                }
             }
             None => {
                 let entry = Entry {
@@ -288,11 +293,8 @@ impl Pods {
                     waiting,
                     admin,
                 };
-                self.pods.insert(uid.clone(), entry);
+                self.pods.insert(uid, entry);
             }
-        }
-        if is_certified {
-            self.accept_for(&uid);
         }
     }
 
